@@ -1,0 +1,1 @@
+"""What GLM is: architecture, masking, tokenizer, checkpoints. Knows nothing of stages."""

@@ -1,0 +1,35 @@
+"""When stages run: Prefect flows over the graph of dvc.yaml. Import this package before prefect: it sets what prefect reads.
+
+Every value is a default: what the caller's environment already says stands.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "DVC_STUDIO_OFFLINE": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""No tool phones home."""
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+}
+"""Stages keep freed pages for the next training step; glibc reads these as a process starts, so they suit children only."""
+
+PREFECT = {
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_HOME": str(Path.cwd() / ".cache" / "prefect"),
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+"""The default of 20 s for the server's start is too short for a busy machine."""
+
+for _name, _value in {**QUIET, **PREFECT}.items():
+    os.environ.setdefault(_name, _value)

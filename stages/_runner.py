@@ -1,0 +1,256 @@
+"""Runs one stage: parameters, declared inputs and outputs from `dvc.yaml`, atomic output, manifest, run record.
+
+A stage module ends with `run_stage("NAME", Params, run)`. `run(params, io)` gets its typed parameters and a `StageIO`, writes
+below `io.output` and returns its counts. The output folder appears whole (written beside, fsynced, renamed) or not at
+all; `manifest.json` inside it is deterministic, `runs/NAME/run.json` outside it holds time, host and versions.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from stages import _manifest
+from stages._params import ParamsError, load_section, to_plain
+from stages._sandbox import Sandbox
+
+P = TypeVar("P")
+T = TypeVar("T")
+_RECORDED = ("torch", "deepspeed", "pyarrow", "sentencepiece", "datasketch", "great-expectations", "numpy", "numba")
+
+
+class StageError(Exception):
+    """Bad input or a bad environment: names the stage, the file, the row and what to do about it."""
+
+    def __init__(self, message: str, *, file: str | Path | None = None, row: object = None, remedy: str = "") -> None:
+        place = f" (file {file}" + (f", row {row})" if row is not None else ")") if file is not None else ""
+        super().__init__(message + place + (f". Remedy: {remedy}" if remedy else ""))
+
+
+class Progress:
+    """One task's progress: a rich bar with rate and ETA on a terminal, a plain line every few seconds elsewhere."""
+
+    def __init__(self, stage: str, description: str, total: float | None, unit: str) -> None:
+        self.stage, self.description, self.total, self.unit = stage, description, total, unit
+        self.done = 0.0
+        self._started = self._spoke = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=_stderr_console(),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(f"{self.stage}: {self.description}", total=self.total, rate="")
+        return self
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Count `amount` units as done; `note` is shown behind the rate."""
+        self.done += amount
+        now = time.monotonic()
+        rate = self.done / max(now - self._started, 1e-9)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=f"{rate:,.1f} {self.unit}/s {note}")
+        elif now - self._spoke >= 10:
+            self._spoke = now
+            self._line(rate, note)
+
+    def __exit__(self, *exc: object) -> None:
+        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._line(rate, "done" if exc[0] is None else "stopped")
+
+    def _line(self, rate: float, note: str) -> None:
+        share = f"/{self.total:,.0f} ({self.done / self.total:.0%})" if self.total else ""
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and 0 < self.done < self.total else ""
+        text = f"{self.stage}: {self.description}: {self.done:,.0f}{share} {self.unit}, {rate:,.1f} {self.unit}/s{left}"
+        print(f"{text} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+class StageIO:
+    """A stage's hands: declared inputs, the output folder under construction, scratch space, progress."""
+
+    def __init__(self, stage: str, root: Path, deps: list[str], out: str) -> None:
+        self.stage, self.root = stage, root
+        self.deps, self.out = deps, out
+        self.output = root / Path(out).parent / f".{Path(out).name}.partial"
+        self.runs = root / "runs" / stage
+        self.notes: dict[str, Any] = {}
+
+    def input(self, path: str) -> Path:
+        """Absolute path of a declared dependency, or of something inside one.
+
+        Raises:
+            StageError: it is not declared in dvc.yaml, or it does not exist.
+        """
+        if not any(path == dep or path.startswith(dep.rstrip("/") + "/") for dep in self.deps):
+            raise StageError("input is not declared", file=path, remedy=f"add it to stages.{self.stage}.deps in dvc.yaml")
+        absolute = self.root / path
+        if not absolute.exists():
+            raise StageError("declared input does not exist", file=path, remedy="run `dvc repro`, which makes it first")
+        return absolute
+
+    def fingerprint(self, params: Any) -> str:
+        """Digest of everything that decides this stage's output: parameters and the content of every dependency."""
+        deps = {dep: _manifest.input_digest(self.root / dep) for dep in self.deps}
+        return _manifest.sha256_json({"stage": self.stage, "params": to_plain(params), "deps": deps})
+
+    def scratch(self, key: str) -> Path:
+        """Folder that survives a killed run, for work keyed by `key` (see `fingerprint`); never an output."""
+        folder = self.runs / "scratch" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def progress(self, description: str, total: float | None = None, unit: str = "items") -> Progress:
+        """A progress display, used as a context manager; call `advance` on it."""
+        return Progress(self.stage, description, total, unit)
+
+    def track(self, items: Iterable[T], description: str, total: float | None = None, unit: str = "items") -> Iterator[T]:
+        """Iterate with progress."""
+        with self.progress(description, total, unit) as progress:
+            for item in items:
+                yield item
+                progress.advance()
+
+    def log(self, message: str) -> None:
+        """One line for the person who watches."""
+        print(f"{self.stage}: {message}", file=sys.stderr, flush=True)
+
+
+def stage_entry(root: Path, stage: str) -> tuple[list[str], str]:
+    """The dependencies and the output folder that dvc.yaml declares for `stage`.
+
+    Raises:
+        StageError: dvc.yaml is absent, or does not hold the stage with exactly the output `data/STAGE`.
+    """
+    file = root / "dvc.yaml"
+    if not file.is_file():
+        raise StageError("no dvc.yaml here", file=file, remedy="run the stage from the project's root, by `dvc repro`")
+    stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
+    if stage not in stages:
+        raise StageError(f"stage {stage!r} is not in the graph", file=file, remedy="add it to dvc.yaml")
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in stages[stage].get("outs", [])]
+    if outs != [f"data/{stage}"]:
+        raise StageError(f"expected the single output data/{stage}, found {outs}", file=file)
+    return list(stages[stage].get("deps", [])), outs[0]
+
+
+def run_stage(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[str, Any]]) -> None:
+    """Run `stage` in the current folder, then leave the process: status 0, or 1 with one line that says what is wrong."""
+    try:
+        execute(stage, params_class, run, Path.cwd())
+    except (StageError, ParamsError) as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        message = (
+            f"the disk is full (file {error.filename or 'unknown'}). Remedy: free space and run `dvc repro` again; "
+            "finished stages and scratch work are kept"
+        )
+    else:
+        return
+    print(f"ERROR: stage {stage}: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[str, Any]], root: Path) -> Path:
+    """Run `stage` in project `root` and return its finished output folder."""
+    started, cpu = time.time(), time.process_time()
+    deps, out = stage_entry(root, stage)
+    params = load_section(params_class, root / "params.yaml", stage)
+    io = StageIO(stage, root, deps, out)
+    io.runs.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(io.output, ignore_errors=True)
+    io.output.mkdir(parents=True)
+    temporary = io.runs / "tmp"
+    temporary.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(temporary)  # /tmp itself may hold the project, and is then closed to this process
+    sandbox = Sandbox(stage, root, [Path(path) for path in [*deps, out, str(io.output), str(io.runs)]])
+    sandbox.enter()
+    with _native_denials_explained(sandbox):
+        counts = run(params, io)
+    manifest = {
+        "schema": _manifest.SCHEMA,
+        "stage": stage,
+        "params": to_plain(params),
+        "inputs": {dep: _manifest.input_digest(root / dep) for dep in deps if dep.startswith("data/")},
+        "counts": counts,
+        "files": _manifest.describe_folder(io.output),
+    }
+    _manifest.write_atomic(io.output / _manifest.MANIFEST, _manifest.canonical(manifest))
+    _manifest.fsync_tree(io.output)
+    final = root / out
+    shutil.rmtree(final, ignore_errors=True)
+    io.output.replace(final)
+    shutil.rmtree(temporary, ignore_errors=True)
+    _write_run_record(io, started, time.process_time() - cpu)
+    return final
+
+
+@contextmanager
+def _native_denials_explained(sandbox: Sandbox) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        undeclared = sandbox.explain(error)
+        if undeclared is None:
+            raise
+        raise StageError(str(undeclared)) from error
+
+
+def _write_run_record(io: StageIO, started: float, cpu_seconds: float) -> None:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children.ru_maxrss)
+    record = {
+        "stage": io.stage,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "wall_seconds": round(time.time() - started, 3),
+        "cpu_seconds": round(cpu_seconds + children.ru_utime + children.ru_stime, 3),
+        "peak_rss_bytes": peak * 1024,
+        "host": platform.node(),
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "versions": {name: metadata.version(name) for name in _RECORDED if _installed(name)},
+        **io.notes,
+    }
+    _manifest.write_atomic(io.runs / "run.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _stderr_console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

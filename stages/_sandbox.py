@@ -1,0 +1,117 @@
+"""The undeclared-input detector: a stage may read, inside the project, only what `dvc.yaml` declares for it.
+
+Two nets. A Python audit hook sees every `open` made by Python code and names the file. Code in C++ (Arrow, SentencePiece,
+DuckDB) never passes the hook, so where the kernel offers Landlock (Linux >= 5.13) the process also gives up the
+right to read anything else in the project: such an open fails with "permission denied", and `explain` names the file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+
+_READ_FILE, _REFER = 1 << 2, 1 << 13
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_RULE_PATH_BENEATH = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_ALWAYS = (".venv", ".git", ".dvc", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml")
+
+
+class UndeclaredInputError(PermissionError):
+    """The stage opened a project file that is not among its `deps`."""
+
+    def __init__(self, stage: str, path: str) -> None:
+        super().__init__(
+            f"stage {stage}: opened {path}, which dvc.yaml does not declare. "
+            f"Remedy: add it to stages.{stage}.deps, or do not read it."
+        )
+        self.path = path
+
+
+class Sandbox:
+    """Limits reads of this process to `allowed` paths inside `root`; paths outside the project stay free."""
+
+    def __init__(self, stage: str, root: Path, allowed: list[Path]) -> None:
+        self.stage = stage
+        self.root = root.resolve()
+        self.allowed = [Path(os.path.normpath(self.root / path)) for path in [*allowed, *map(Path, _ALWAYS)]]
+
+    def permits(self, path: str) -> bool:
+        """Whether a read of `path` is outside the project or declared."""
+        absolute = os.path.normpath(os.path.join(os.getcwd(), path))
+        if "__pycache__" in absolute or not _beneath(absolute, str(self.root)):
+            return True
+        return any(_beneath(absolute, str(entry)) for entry in self.allowed)
+
+    def enter(self) -> None:
+        """Switch both nets on, for the rest of the process's life (neither can be taken off)."""
+        sys.addaudithook(self._hook)
+        if sys.platform == "linux":
+            self._landlock()
+
+    def explain(self, error: OSError) -> UndeclaredInputError | None:
+        """The undeclared file behind a 'permission denied' that native code raised, if it is one."""
+        if isinstance(error, UndeclaredInputError):
+            return error
+        names = [str(error.filename)] if error.filename else re.findall(r"['\"]([^'\"]+)['\"]", str(error))
+        for name in names:
+            if "ermission denied" in str(error) and not self.permits(name):
+                return UndeclaredInputError(self.stage, os.path.relpath(name, self.root))
+        return None
+
+    def _hook(self, event: str, args: tuple[object, ...]) -> None:
+        if event != "open" or not isinstance(args[0], (str, bytes)):
+            return
+        path = os.fsdecode(args[0])
+        if not self.permits(path) and os.path.isfile(path):
+            raise UndeclaredInputError(self.stage, os.path.relpath(path, self.root))
+
+    def _landlock(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syscall(_CREATE_RULESET, None, 0, 1) < 2:  # version asked for; without it the audit hook stands alone
+            return
+        try:
+            readable = self._readable()
+        except OSError:  # a parent folder that may not be listed: its other children could not be kept open
+            return
+        attributes = struct.pack("Q", _READ_FILE | _REFER)
+        ruleset = libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0)
+        if ruleset < 0:
+            return
+        try:
+            _allow(libc, ruleset, Path("/"), _REFER)  # else every rename between folders would be refused
+            for path in readable:
+                _allow(libc, ruleset, path, _READ_FILE)
+            if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
+                libc.syscall(_RESTRICT_SELF, ruleset, 0)
+        finally:
+            os.close(ruleset)
+
+    def _readable(self) -> list[Path]:
+        """Everything but the project (a rule only adds rights, so: the siblings of each ancestor), and what is declared."""
+        paths = [path for path in self.allowed if path.exists()]
+        below = self.root
+        for parent in self.root.parents:
+            paths += [entry for entry in parent.iterdir() if entry != below]
+            below = parent
+        return paths
+
+
+def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # a dangling link or a file that has just gone: nothing there to read
+        return
+    try:
+        rule = struct.pack("=Qi", access, descriptor)
+        libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _beneath(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -1,0 +1,116 @@
+"""Pretrains a GLM with DeepSpeed; a killed run goes on where its last state stands.
+
+Reads:    data/pack, data/tokenizer
+Writes:   data/pretrain: checkpoints/, loss.csv, journal.jsonl, plan.json (docs/data.md)
+Params:   pretrain
+Promises: which samples a step sees follows from the plan alone; kill -9 and rerun give the bytes of an undisturbed run (CPU);
+          nothing is unpickled; live state never mixes between different inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from typing import Any
+
+from stages._runner import StageError, StageIO, run_stage
+from stages.pretrain.settings import Params
+
+_ALLOCATOR = {  # glibc gives freed memory back at once, and fresh pages cost more than the arithmetic on them
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+def run(params: Params, io: StageIO) -> dict[str, Any]:
+    """Train in the scratch folder keyed by all inputs, then copy the results to the output."""
+    from stages.pretrain.state import only_writer
+
+    job_folder = io.scratch(io.fingerprint(params))
+    with only_writer(job_folder):
+        (job_folder / "rendezvous").unlink(missing_ok=True)
+        job = _job(params, io, job_folder)
+        _launch(params, job)
+        (io.output / "plan.json").write_text(job.plan.to_json(), encoding="utf-8")
+        for name in ("loss.csv", "journal.jsonl"):
+            shutil.copyfile(job_folder / name, io.output / name)
+        shutil.copytree(job_folder / "checkpoints", io.output / "checkpoints")
+    _drop_other_scratch(io, job_folder.name)
+    return _counts(io, job)
+
+
+def _job(params: Params, io: StageIO, scratch: Any) -> Any:
+    from ledger.order import Order
+    from ledger.plan import DataPlan
+    from stages.pretrain.trainer import Job
+
+    packed, tokenizer = io.input("data/pack"), io.input("data/tokenizer")
+    facts = json.loads((packed / "pack.json").read_text(encoding="utf-8"))
+    vocabulary = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["padded_size"]
+    if facts["samples_per_epoch"] < 1:
+        raise StageError("there is no sample to train on", file="data/pack/pack.json", remedy="give the corpus more text")
+    return Job(
+        params=params,
+        config=params.model.with_data(vocabulary, facts["sequence_length"]),
+        plan=DataPlan(
+            order=Order(params.seed, facts["samples_per_epoch"], facts["epochs"]),
+            ramp=params.ramp(),
+            steps=params.steps,
+            pack_manifest_sha256=hashlib.sha256((packed / "manifest.json").read_bytes()).hexdigest(),
+        ),
+        packed=packed,
+        tokenizer=tokenizer / "tokenizer.model",
+        scratch=scratch,
+    )
+
+
+def _launch(params: Params, job: Any) -> None:
+    from stages.pretrain.trainer import train
+
+    if params.data_parallel == 1:
+        train(0, job)
+        return
+    import torch.multiprocessing
+
+    torch.multiprocessing.spawn(train, args=(job,), nprocs=params.data_parallel)
+
+
+def _drop_other_scratch(io: StageIO, keep: str) -> None:
+    """States of other inputs are of no use once a training has come to its end."""
+    for folder in (io.runs / "scratch").iterdir():
+        if folder.name != keep:
+            shutil.rmtree(folder)
+
+
+def _counts(io: StageIO, job: Any) -> dict[str, Any]:
+    import torch
+
+    from model.glm import GLM
+
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in GLM(job.config).parameters())
+    samples = int(job.plan.ramp.consumed(job.plan.steps))
+    return {
+        "parameters": parameters,
+        "steps": job.plan.steps,
+        "samples": samples,
+        "positions": samples * job.config.max_sequence,
+        "epochs": round(samples / job.plan.order.samples, 3),
+        "checkpoints": sorted(path.name for path in (io.output / "checkpoints").iterdir()),
+    }
+
+
+def _restart_with(environment: dict[str, str]) -> None:
+    """Start this process again with variables that are read before Python begins: allocator and thread count."""
+    missing = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+    if missing:
+        os.execve(sys.executable, [sys.executable, "-m", "stages.pretrain"], {**os.environ, **missing})
+
+
+if __name__ == "__main__":
+    _restart_with(_ALLOCATOR)
+    run_stage("pretrain", Params, run)

@@ -1,0 +1,1 @@
+"""What several tests share: generated bilingual text, a package index on the loopback address."""

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.tokenizer import BLANK, PIECES, SPECIAL, Tokenizer
+from tests.support.text import text
+
+CONTROL = [PIECES[name] for name in ("mask", "gmask", "smask", "sop", "eop")]
+HARD = [
+    "",
+    " ",
+    "   leading and trailing   ",
+    "tab\there\n\nand  two,   three,                                   many blanks\n",
+    f"the sign of a blank {BLANK}{BLANK}x{BLANK}",
+    f"{BLANK} {BLANK}",
+    "[MASK] [gMASK] [sMASK] <sop> <eop> <eod> <pad> <unk> <0xE2>",
+    "\x00\x01\x7f\r\n",
+    "\ufeffﬁ ﬂ ① Å Å ｶﾞ Ａ　全角",
+    "龘𠀀𪚥👩‍👩‍👧‍👦🏳️‍🌈",
+    "\ufffd\ufffe\U0010ffff",
+    "e\u0301 é नमस्ते مرحبا",
+]
+
+
+def train(**changes: Any) -> bytes:
+    """A small model with the project's settings; `changes` break one of them."""
+    model = io.BytesIO()
+    lines = (text("en", 1, 60_000) + "\n" + text("zh", 1, 60_000)).split("\n")
+    settings: dict[str, Any] = {
+        "vocab_size": 1600,
+        "character_coverage": 0.999,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "byte_fallback": True,
+        "pad_id": SPECIAL.pad,
+        "unk_id": SPECIAL.unk,
+        "bos_id": -1,
+        "eos_id": SPECIAL.eod,
+        "pad_piece": "<pad>",
+        "eos_piece": "<eod>",
+        "control_symbols": CONTROL,
+        "user_defined_symbols": ["\n", "\t", BLANK * 2, BLANK * 3],
+        "num_threads": 1,
+        "minloglevel": 2,
+    }
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, **settings | changes)
+    return model.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("model") / "tokenizer.model"
+    path.write_bytes(train())
+    return Tokenizer(path)
+
+
+@pytest.mark.parametrize("sample", HARD)
+def test_hard_text_comes_back_unchanged_and_never_as_special_tokens(tokenizer: Tokenizer, sample: str) -> None:
+    ids = tokenizer.encode(sample)
+    assert tokenizer.decode(ids) == sample
+    assert tokenizer.decode_bytes(ids) == sample.encode()
+    assert all(piece > SPECIAL.eop for piece in ids)
+
+
+_PARTS = st.one_of(
+    st.text(),  # all of Unicode but surrogates
+    st.text(alphabet=" \t\n\r\u3000" + BLANK),
+    st.sampled_from([*HARD, *CONTROL, "The farmer carried the letter.", "农夫搬走了书信。"]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_PARTS, max_size=6).map("".join))
+def test_every_text_comes_back_unchanged(tokenizer: Tokenizer, sample: str) -> None:
+    ids = tokenizer.encode(sample)
+    assert tokenizer.decode(ids) == sample
+    assert all(SPECIAL.eop < piece < tokenizer.piece_count for piece in ids)
+
+
+def test_every_character_of_unicode_comes_back_unchanged(tokenizer: Tokenizer) -> None:
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    assert tokenizer.decode(tokenizer.encode(every)) == every
+
+
+def test_batches_equal_single_texts_whatever_the_threads(tokenizer: Tokenizer) -> None:
+    texts = [*HARD, *(text("zh", seed, 500) for seed in range(20)), BLANK]
+    single = [tokenizer.encode(sample) for sample in texts]
+    for threads in (1, 2, 5):
+        batch = tokenizer.encode_batch(texts, threads)
+        assert [array.tolist() for array in batch] == single
+        assert all(array.dtype == np.int32 for array in batch)
+    assert tokenizer.encode_batch([]) == []
+
+
+def test_common_text_is_short_and_needs_no_bytes(tokenizer: Tokenizer) -> None:
+    sample = text("en", 2, 2000)
+    ids = tokenizer.encode(sample)
+    assert len(ids) < len(sample) / 3
+    assert not any(tokenizer.is_byte(piece) for piece in ids)
+
+
+def test_prompts_turn_the_mask_tokens_into_ids(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_prompt("The [MASK] walked[gMASK]home [sMASK] [EOS]")
+    assert [piece for piece in ids if piece <= SPECIAL.eop] == [SPECIAL.mask, SPECIAL.gmask, SPECIAL.smask]
+    assert tokenizer.decode(ids) == "The walkedhome [EOS]"
+    assert tokenizer.encode_prompt("no token here ") == tokenizer.encode("no token here ")
+    assert tokenizer.encode_prompt("[MASK]") == [SPECIAL.mask]
+
+
+def test_the_blank_before_a_mask_belongs_to_what_is_filled_in(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode_prompt("It is [MASK] now") == tokenizer.encode_prompt("It is[MASK] now")
+    assert tokenizer.encode_prompt("It is  [MASK]") == [*tokenizer.encode("It is "), SPECIAL.mask]
+
+
+def test_decode_leaves_special_tokens_out_and_shows_broken_bytes(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("\U0001f409")  # no piece of its own: four bytes
+    assert len(ids) == 4
+    assert tokenizer.decode([SPECIAL.mask, *ids, SPECIAL.eop]) == "\U0001f409"
+    assert tokenizer.decode(ids[:3]) == "\ufffd"
+    assert tokenizer.decode_bytes(ids[:2]) + tokenizer.decode_bytes(ids[2:]) == "\U0001f409".encode()
+    assert tokenizer.decode(np.array(ids)) == "\U0001f409"
+
+
+@pytest.mark.parametrize("index", [-1, 1600, 10**6])
+def test_decode_refuses_ids_outside_the_vocabulary(tokenizer: Tokenizer, index: int) -> None:
+    with pytest.raises(ValueError, match=rf"id {index} is outside the vocabulary of 1600 pieces"):
+        tokenizer.decode([index])
+
+
+@pytest.mark.parametrize("texts", [["fine", "\ud800"], [f"{BLANK}\udfff"]])
+def test_a_surrogate_is_refused(tokenizer: Tokenizer, texts: list[str]) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        tokenizer.encode_batch(texts)
+
+
+def test_padded_size_is_the_next_multiple(tokenizer: Tokenizer) -> None:
+    assert tokenizer.piece_count == 1600
+    assert [tokenizer.padded_size(multiple) for multiple in (1, 128, 1600, 1601)] == [1600, 1664, 1600, 1601]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"control_symbols": CONTROL[1:]}, r"piece 3 is '\[gMASK\]', not '\[MASK\]'"),
+        ({"pad_id": -1}, "piece 0 is"),
+        ({"byte_fallback": False}, "loses text"),
+        ({"add_dummy_prefix": True}, "loses text"),
+        ({"remove_extra_whitespaces": True}, "loses text"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "loses text"),
+    ],
+)
+def test_a_model_that_breaks_the_contract_is_refused(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train(vocab_size=1000, **changes))
+    with pytest.raises(ValueError, match=complaint):
+        Tokenizer(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.model"):
+        Tokenizer(path)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from model.tokenizer import SPECIAL, Tokenizer
+from stages._params import load_section, to_plain
+from stages._runner import StageError, StageIO
+from stages.tokenizer import Params, composition, fertility, run, sample, script, sentences, shares, train
+from tests.support.text import documents, text, write_documents
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = Params(
+    vocab_size=1500,
+    character_coverage=0.999,
+    sample_bytes=200_000,
+    english_share=0.5,
+    split_digits=True,
+    blank_runs=4,
+    max_piece_characters=16,
+    seed_pieces=15_000,
+    pad_multiple=128,
+    threads=2,
+    seed=1,
+)
+
+
+def project(root: Path, params: Params = SMALL) -> Path:
+    """A folder in which `python -m stages.tokenizer` runs: graph, parameters, documents."""
+    folder = root / "data/decontaminate"
+    write_documents(folder / "train", documents("en", 1, 20, 4000) + documents("zh", 1, 10, 4000))
+    write_documents(folder / "heldout", documents("en", 2, 2, 3000) + documents("zh", 2, 2, 3000))
+    (root / "data/validate").mkdir()
+    graph = {"stages": {"tokenizer": {"deps": ["data/decontaminate", "data/validate"], "outs": ["data/tokenizer"]}}}
+    (root / "dvc.yaml").write_text(yaml.safe_dump(graph), encoding="utf-8")
+    (root / "params.yaml").write_text(yaml.safe_dump({"tokenizer": to_plain(params)}), encoding="utf-8")
+    return root
+
+
+def run_in(root: Path, params: Params = SMALL) -> tuple[Path, dict[str, Any]]:
+    io = StageIO("tokenizer", root, ["data/decontaminate", "data/validate"], "data/tokenizer")
+    io.output.mkdir(parents=True)
+    return io.output, run(params, io)
+
+
+def test_the_laptop_profile_has_a_valid_section() -> None:
+    assert load_section(Params, ROOT / "params.yaml", "tokenizer").vocab_size > 8192
+
+
+def test_two_folders_give_the_same_bytes(tmp_path: Path) -> None:
+    """Run as it is run for real: as a process of its own, sandboxed, in two places of different depth."""
+    found = []
+    for name in ("a", "another/much/longer/path"):
+        root = tmp_path / name
+        root.mkdir(parents=True)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-m", "stages.tokenizer"], cwd=project(root), env=environment, check=True)
+        found.append({path.name: path.read_bytes() for path in sorted((root / "data/tokenizer").iterdir())})
+    assert list(found[0]) == ["manifest.json", "report.json", "tokenizer.json", "tokenizer.model"]
+    assert found[0] == found[1]
+    assert str(tmp_path).encode() not in b"".join(found[0].values())
+
+
+def test_outputs(tmp_path: Path) -> None:
+    output, counts = run_in(project(tmp_path))
+    tokenizer = Tokenizer(output / "tokenizer.model")
+    described = json.loads((output / "tokenizer.json").read_text(encoding="utf-8"))
+    assert described["piece_count"] == tokenizer.piece_count == counts["pieces"] == 1500
+    assert described["padded_size"] == 1536
+    assert described["special"] == {
+        "pad": 0, "unk": 1, "eod": 2, "mask": 3, "gmask": 4, "smask": 5, "sop": 6, "eop": 7,
+    }  # fmt: skip
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert sum(report["composition"].values()) == 1500
+    assert report["composition"]["special"] == 8
+    assert report["composition"]["byte"] == 256
+    assert report["composition"]["digit"] == 10  # though the text has none
+    for language in ("en", "zh"):
+        row = report["heldout"][language]
+        held = documents(language, 2, 2, 3000)
+        assert row["documents"] == 2
+        assert row["bytes"] == sum(len(document["text"].encode()) for document in held)
+        assert row["tokens"] == sum(len(tokenizer.encode(document["text"])) for document in held)
+        assert row["tokens_per_byte"] == round(row["tokens"] / row["bytes"], 4)
+    assert report["heldout"]["en"]["bytes_per_token"] > 2.5
+
+
+def test_the_sample_has_the_asked_for_ratio(tmp_path: Path) -> None:
+    rows = documents("en", 1, 60, 4000) + documents("zh", 1, 30, 4000)
+    available = {lang: sum(len(row["text"].encode()) for row in rows if row["lang"] == lang) for lang in ("en", "zh")}
+    params = replace(SMALL, sample_bytes=100_000, english_share=0.25)
+    taken = {"en": 0, "zh": 0}
+    for line in sample(rows, shares(params, available), 1):
+        taken["en" if line.isascii() else "zh"] += len(line.encode())
+    assert taken["en"] == pytest.approx(25_000, rel=0.15)
+    assert taken["zh"] == pytest.approx(75_000, rel=0.15)
+
+
+def test_a_scarce_language_sets_the_size_of_both() -> None:
+    share = shares(replace(SMALL, sample_bytes=1000), {"en": 10_000, "zh": 200})
+    assert share == {"en": 0.02, "zh": 1.0}
+    assert shares(replace(SMALL, sample_bytes=1000, english_share=1.0), {"en": 500}) == {"en": 1.0, "zh": 0.0}
+
+
+def test_a_missing_language_is_refused() -> None:
+    with pytest.raises(StageError, match="no training document in 'zh'"):
+        shares(SMALL, {"en": 10_000})
+
+
+def test_the_sample_is_a_draw_by_document_and_seed() -> None:
+    rows = documents("en", 1, 8, 2000)
+    half = {"en": 0.5, "zh": 0.0}
+    whole = list(sample(rows, half, 7))
+    assert whole == [line for row in rows for line in sample([row], half, 7)]
+    assert whole != list(sample(rows, half, 8))
+    assert list(sample(rows, {"en": 1.0}, 7)) == [line for row in rows for line in sentences(row["text"])]
+    assert list(sample(documents("zh", 1, 2, 500), half, 7)) == []
+
+
+def test_sentences_lose_nothing_but_line_ends_and_stay_short() -> None:
+    long = text("zh", 3, 20_000).replace("\n", "")
+    found = list(sentences(f"first\n\n{long}\nlast"))
+    assert "".join(found) == f"first{long}last"
+    assert max(len(line.encode()) for line in found) <= 4096
+    assert list(sentences("")) == []
+
+
+@pytest.mark.parametrize("vocab_size", [512, 60_000])
+def test_a_vocabulary_that_does_not_fit_the_text_is_refused(vocab_size: int) -> None:
+    lines = text("zh", 1, 20_000).split("\n")
+    with pytest.raises(StageError, match=r"SentencePiece could not train: .*[Vv]ocabulary size"):
+        train(lines, replace(SMALL, vocab_size=vocab_size, character_coverage=1.0))
+
+
+def test_lines_with_marks_of_the_trainer_do_not_hurt(tmp_path: Path) -> None:
+    lines = [*text("en", 1, 60_000).split("\n"), "\u2581 \u2585 \t <unk> [MASK]", "\x00", " " * 50]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train(lines, replace(SMALL, vocab_size=600)))
+    tokenizer = Tokenizer(path)
+    assert "[MASK]" not in [tokenizer.piece(index) for index in range(SPECIAL.eop + 1, tokenizer.piece_count)]
+    assert composition(tokenizer)["blank"] >= 5  # newline, tab, runs of 2 to 4 blanks
+    assert tokenizer.encode("a    b") == [*tokenizer.encode("a"), *tokenizer.encode("    "), *tokenizer.encode("b")]
+    assert len(tokenizer.encode("    ")) == 1
+
+
+def test_fertility_counts_bytes_of_rare_characters(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train(text("en", 1, 60_000).split("\n"), replace(SMALL, vocab_size=600)))
+    row = {"lang": "zh", "text": "龘龘"}
+    assert fertility(Tokenizer(path), [row]) == {
+        "zh": {
+            "documents": 1,
+            "bytes": 6,
+            "characters": 2,
+            "tokens": 6,
+            "byte_pieces": 6,
+            "tokens_per_character": 3.0,
+            "tokens_per_byte": 1.0,
+            "bytes_per_token": 1.0,
+            "byte_fallback_share": 1.0,
+        }
+    }
+    assert fertility(Tokenizer(path), []) == {}
+
+
+@pytest.mark.parametrize(
+    ("piece", "expected"),
+    [
+        ("\u2581the", "latin"),
+        ("é", "latin"),
+        ("的", "han-character"),
+        ("\u2581的", "han-character"),
+        ("我们", "han-word"),
+        ("\u2581\u2581", "blank"),
+        ("\n", "blank"),
+        ("7", "digit"),
+        ("，", "punctuation"),
+        ("ж", "other-letter"),
+        ("x，", "mixed"),
+    ],
+)
+def test_script(piece: str, expected: str) -> None:
+    assert script(piece) == expected
