@@ -26,10 +26,6 @@ ifeq ($(shell command -v nvidia-smi),)
 export DS_ACCELERATOR ?= cpu
 endif
 
-# glibc keeps freed pages for the next training step instead of handing them back; it reads these as the process starts.
-repro: export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
-repro: export MALLOC_TOP_PAD_ ?= 268435456
-repro: export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 repro: setup
 	@echo "== dvc repro: stages whose inputs did not change are skipped"
 	dvc repro

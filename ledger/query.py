@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ledger import LedgerError
-from ledger.journal import Journal, JournalError, Segment
+from ledger.journal import Journal, Segment
 from ledger.order import Int64
 from ledger.plan import DataPlan
 
@@ -109,18 +108,21 @@ class Ledger:
             )
 
     def resolve(self, checkpoint: str | Path) -> Segment:
-        """The segment that left a checkpoint, given by name, by the SHA-256 of its weights or by its folder.
+        """The segment that left a checkpoint: given by name, by the SHA-256 of its weights, by its folder or that of an export.
 
         Raises:
             LedgerError: the journal does not know it; the message lists those that it knows.
         """
-        manifest = Path(checkpoint) / "manifest.json"
-        if manifest.is_file():
-            content = json.loads(manifest.read_text(encoding="utf-8"))
-            if isinstance(content, dict) and isinstance(content.get("weights_sha256"), str):
-                return self.journal.path_to(content["weights_sha256"])[-1]
-            raise JournalError(f"{manifest}: not the manifest of a checkpoint: it has no weights_sha256")
-        return self.journal.path_to(str(checkpoint))[-1]
+        folder = Path(checkpoint)
+        if not folder.is_dir():
+            return self.journal.path_to(str(checkpoint))[-1]
+        records = [folder / name for name in ("manifest.json", "config.json") if (folder / name).is_file()]
+        text = "".join(record.read_text(encoding="utf-8") for record in records)
+        for segment in reversed(self.journal.segments):
+            if segment.weights_sha256 is not None and segment.weights_sha256 in text:
+                return segment
+        known = ", ".join(self.journal.checkpoints()) or "none"
+        raise LedgerError(f"{folder}: names no checkpoint of the journal by the SHA-256 of its weights. Known: {known}")
 
     def documents(self, checkpoint: str | Path) -> pa.Table:
         """Every document that a checkpoint was trained on, in the order of first exposure.

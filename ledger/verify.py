@@ -48,7 +48,10 @@ def verify(root: Path) -> Iterator[Check]:
     for folder in sorted((root / "data/pretrain/checkpoints").glob("*/manifest.json")):
         yield _check_checkpoint(ledger, folder.parent)
     if (root / "data/attest/statement.json").is_file():
-        yield from _check_statement(root, ledger, digests)
+        try:
+            yield from _check_statement(root, ledger, digests)
+        except (ValueError, LookupError, TypeError) as error:
+            yield Check("statement", False, f"data/attest/statement.json is not the attest stage's: {error!r}")
 
 
 def _check_stage(stage: str, path: Path, digests: dict[str, str]) -> Check:
@@ -90,7 +93,11 @@ def _check_checkpoint(ledger: Ledger, folder: Path) -> Check:
     segment = ledger.journal.checkpoints().get(folder.name)
     if segment is None:
         return Check(name, False, "the journal does not know it")
-    if json.loads((folder / "manifest.json").read_text(encoding="utf-8")) != segment.checkpoint_manifest():
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        return Check(name, False, f"its manifest is not JSON: {error}")
+    if manifest != segment.checkpoint_manifest():
         return Check(name, False, "its manifest is not what the journal says of it")
     weights = folder / "model.safetensors"
     if not weights.is_file() or _sha256(weights) != segment.weights_sha256:

@@ -17,13 +17,6 @@ QUIET = {
 }
 """No tool phones home."""
 
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-}
-"""Stages keep freed pages for the next training step; glibc reads these as a process starts, so they suit children only."""
-
 PREFECT = {
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_HOME": str(Path.cwd() / ".cache" / "prefect"),

@@ -172,7 +172,7 @@ def encode_split(split: str, params: Params, io: StageIO, tokenizer: Tokenizer) 
     totals: dict[str, Counter[str]] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
-        pairs = encoded(documents(files, f"{name}/documents"), tokenizer, len(os.sched_getaffinity(0)))
+        pairs = encoded(documents(files, f"{name}/documents"), tokenizer, os.cpu_count() or 1)
         with io.progress(f"encoding {split}", unit="bytes") as progress:
             for row in table(pairs, writer):
                 counter = totals.setdefault(row["lang"], Counter())

@@ -31,7 +31,7 @@ from stages._params import Fraction, Positive, Range, Seed
 from stages._runner import StageError, StageIO, run_stage
 
 LANGUAGES = ("en", "zh")
-_ASCII = "".join(map(chr, range(0x21, 0x7F)))  # a piece each, however rare: prompts use digits and brackets that old books do not
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))  # a piece each, however rare: prompts use what old books do not
 _SENTENCE = 1024  # characters: at most 4,096 bytes, below the 4,192 above which SentencePiece drops a sentence in silence
 
 

@@ -64,7 +64,7 @@ class Params:
     save_every: Positive
     embedding_gradient_shrink: Annotated[float, Range(0.0, 1.0)]
     precision: Annotated[str, OneOf("bf16", "fp32")]
-    zero_stage: Annotated[int, OneOf(1, 2, 3)]
+    zero_stage: Annotated[int, OneOf(1, 2)]
     data_parallel: Annotated[int, Range(1, 64)]
     threads: Annotated[int, Range(1, 256)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -309,7 +310,7 @@ def _write_pretrain(root: Path, plan: DataPlan) -> Journal:
     ):
         samples = plan.ramp.consumed([first, end]).tolist()
         name = f"step-{end:06d}"
-        weights = f"weights {name}".encode()
+        weights = _safetensors(name)
         segment = journal.append(
             Segment(
                 parent=parent,
@@ -346,7 +347,7 @@ def _write_results(root: Path) -> None:
     for scheme in SCHEMES:
         folder = root / "data/quantize" / scheme
         folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(f"weights {scheme}".encode())
+        (folder / "model.safetensors").write_bytes(_safetensors(scheme))
         (folder / "tokenizer.model").write_bytes(b"pieces")
         origin = {"parent": parent.name, "parent_sha256": _manifest.sha256_file(parent / "model.safetensors")}
         _write_json(folder / "config.json", {"model": {"layers": 2, "hidden": 8}, "scheme": scheme, **origin})
@@ -360,6 +361,15 @@ def _write_results(root: Path) -> None:
     _write_json(folder / "results.json", {"models": ["fp32", "int4"]})
     pq.write_table(pa.table({"item": [1, 2], "correct": [True, False]}), folder / "items.parquet")
     seal(root, "evaluate")
+
+
+def _safetensors(name: str) -> bytes:
+    """A file of one tensor of 3 x 4 numbers that depend on the name."""
+    data = np.frombuffer(hashlib.sha256(name.encode()).digest()[:12], np.uint8).astype("<f4").tobytes()
+    header = json.dumps(
+        {"__metadata__": {"format": "pt"}, "weight": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}
+    )
+    return struct.pack("<Q", len(header)) + header.encode() + data
 
 
 def _write_json(path: Path, data: Any) -> None:

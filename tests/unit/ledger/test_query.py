@@ -132,7 +132,8 @@ def test_resolve(project: Project) -> None:
     assert ledger.resolve("step-000012") == ledger.resolve(folder) == ledger.resolve(str(segment.weights_sha256)) == segment
     with pytest.raises(LedgerError, match=r"unknown checkpoint 'step-000013'. Known: step-000006, step-000012, step-000018"):
         ledger.documents("step-000013")
-    with pytest.raises(LedgerError, match="not the manifest of a checkpoint"):
+    assert ledger.resolve(project.root / "data/quantize/int4") == project.journal.segments[3]  # an export: its parent
+    with pytest.raises(LedgerError, match="data/pack: names no checkpoint of the journal .* Known: step-000006, "):
         ledger.resolve(project.root / "data/pack")
 
 

@@ -4,12 +4,12 @@ import dataclasses
 
 import pyarrow.parquet as pq
 import pytest
-from cleaning_project import document, params, run, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import _documents, clean
 from stages._runner import StageError
+from tests.support.cleaning_project import document, params, run, write_corpus
 
 PROSE = (
     "It was the best of times, it was the worst of times, and the people of the town went on with their work as they have "

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cleaning_project import REPOSITORY, STAGES, document, write_corpus
+
+from tests.support.cleaning_project import REPOSITORY, STAGES, document, write_corpus
 
 
 def verse(seed: int, lines: int = 20) -> str:

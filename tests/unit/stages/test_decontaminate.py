@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from cleaning_project import document, params, run, write_documents
 
 from stages import _documents, decontaminate, dedup
 from stages._params import ParamsError, parse, to_plain
 from stages._runner import StageError
 from stages.decontaminate import Entry, EvaluationSet, Index, Item
+from tests.support.cleaning_project import document, params, run, write_documents
 
 
 def words(seed: int, count: int = 60) -> str:

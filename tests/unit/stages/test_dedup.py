@@ -5,11 +5,11 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from cleaning_project import document, params, run, write_documents
 
 from stages import _documents, _ngrams, dedup
 from stages._params import ParamsError, parse, to_plain
 from stages._runner import StageError
+from tests.support.cleaning_project import document, params, run, write_documents
 
 PARAMS = params(dedup)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cleaning_project import document, run, write_corpus
 
 from stages import clean, decontaminate, dedup, validate
 from stages._runner import StageError
+from tests.support.cleaning_project import document, run, write_corpus
 
 SMALL = {"min_language_bytes": 1000, "min_heldout_bytes": 10, "min_language_share": 0.2, "max_language_share": 0.8}
 COMMON = ["the", "and", "of", "to", "have", "that", "with", "be"]

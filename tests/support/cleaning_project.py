@@ -13,7 +13,7 @@ from stages import _documents
 from stages._params import load_section
 from stages._runner import StageIO
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 STAGES = ("clean", "dedup", "decontaminate", "validate")
 
 

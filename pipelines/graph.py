@@ -1,0 +1,175 @@
+"""What DVC knows, for the flows: the graph of stages, the lock file, and how DVC says what it did.
+
+The only module that touches DVC. It reads; stages are run by `dvc` as a process (pipelines/stage_task.py), because DVC's
+Python API holds no lock between the threads of one process.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+UP_TO_DATE = "Data and pipelines are up to date."
+"""What `dvc repro` prints when it found nothing to do."""
+
+_OUTCOMES = {
+    "ran": re.compile(r"^Running stage '(?P<stage>.+)':"),
+    "restored": re.compile(r"^Stage '(?P<stage>.+)' is cached - skipping run, checking out outputs"),
+    "unchanged": re.compile(r"^Stage '(?P<stage>.+)' didn't change, skipping"),
+}
+
+
+class GraphError(Exception):
+    """The folder is no project, its dvc.yaml is wrong, or a stage is asked for that it does not hold."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml: its name, its command, the stages it reads from and the paths it writes."""
+
+    name: str
+    command: str
+    parents: tuple[str, ...]
+    outs: tuple[str, ...]
+
+
+def read_graph(root: Path, targets: Iterable[str] = ()) -> dict[str, Stage]:
+    """The stages of `root`/dvc.yaml by name, parents before children; with `targets`, only these and their ancestors.
+
+    Raises:
+        GraphError: no DVC project with stages at `root`, an invalid dvc.yaml, or an unknown target.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+    if not (root / "dvc.yaml").is_file():
+        raise GraphError(f"no dvc.yaml in {root}. Remedy: run from the project's root")
+    try:
+        with Repo(str(root)) as repo:
+            edges = {
+                node.addressing: (node, sorted(parent.addressing for parent in repo.index.graph.successors(node)))
+                for node in repo.index.graph
+                if isinstance(node, PipelineStage)
+            }
+            stages = {
+                name: Stage(name, str(node.cmd), tuple(parents), tuple(str(out) for out in node.outs))
+                for name, (node, parents) in edges.items()
+            }
+    except DvcException as error:
+        raise GraphError(f"dvc cannot read the graph of {root}: {error}") from error
+    return _sorted(stages, list(targets) or sorted(stages))
+
+
+def _sorted(stages: Mapping[str, Stage], targets: Iterable[str]) -> dict[str, Stage]:
+    ordered: dict[str, Stage] = {}
+
+    def visit(name: str) -> None:
+        if name in stages and name not in ordered:  # a parent that is no pipeline stage (`dvc add`) is never run
+            for parent in stages[name].parents:
+                visit(parent)
+            ordered[name] = stages[name]
+
+    for name in targets:
+        if name not in stages:
+            raise GraphError(f"stage {name!r} is not in dvc.yaml; present: {', '.join(sorted(stages))}")
+        visit(name)
+    return ordered
+
+
+def repro_command(targets: Iterable[str] = (), *, single: bool = False) -> list[str]:
+    """The command that brings `targets` (all stages, without them) up to date.
+
+    With `--wait-for-lock`: of two plain `dvc repro` at the same time one fails.
+    """
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *(["--single-item"] if single else []), *targets]
+
+
+def outcome_of(line: str) -> tuple[str, str] | None:
+    """(stage, outcome) if `line` is DVC's word on a stage: `ran`, `restored` (from the run cache) or `unchanged`."""
+    for outcome, pattern in _OUTCOMES.items():
+        if match := pattern.match(line):
+            return match["stage"], outcome
+    return None
+
+
+def read_lock(root: Path) -> dict[str, dict[str, Any]]:
+    """The entries of dvc.lock by stage. Compare these, never the text: entries stand in the order stages finished."""
+    file = root / "dvc.lock"
+    if not file.is_file():
+        return {}
+    stages: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8")).get("stages", {})
+    return stages
+
+
+def reasons(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[str]:
+    """Why a stage that ran had to: what differs between its lock entries before and after."""
+    if not after:
+        return ["it did not finish: no entry in dvc.lock"]
+    if not before:
+        return ["first run: dvc.lock had no entry for it"]
+    found = ["command changed"] if before.get("cmd") != after.get("cmd") else []
+    old, new = _hashes(before), _hashes(after)
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            found.append(f"dependency {path} " + ("is new" if path not in old else "is gone" if path not in new else "changed"))
+    old, new = _params(before), _params(after)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            found.append(f"parameter {key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}")
+    return found or ["its output was missing or had been changed by hand, or the run was forced"]
+
+
+def _hashes(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {dep["path"]: json.dumps({key: dep.get(key) for key in ("hash", "md5", "etag")}) for dep in entry.get("deps", [])}
+
+
+def _params(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Every parameter leaf, as `section.key`, with its value as text."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            flat[prefix] = str(value)
+
+    for values in entry.get("params", {}).values():
+        walk("", values)
+    return flat
+
+
+def is_up_to_date(root: Path, targets: Iterable[str] = ()) -> bool:
+    """Whether `dvc repro` would find nothing to do; it asks DVC and runs nothing."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return not repo.status(list(targets) or None, with_deps=bool(targets))
+
+
+def mermaid(graph: Mapping[str, Stage], outcomes: Mapping[str, str]) -> str:
+    """The graph as a Mermaid flowchart, every stage coloured by its outcome."""
+    ids = {name: f"s{index}" for index, name in enumerate(graph)}
+    lines = ["flowchart TD"]
+    lines += [f'    {ids[name]}["{name}: {outcomes.get(name, "waiting")}"]:::{outcomes.get(name, "waiting")}' for name in graph]
+    lines += [f"    {ids[parent]} --> {ids[name]}" for name in graph for parent in graph[name].parents if parent in ids]
+    lines += [f"    classDef {outcome} {style}" for outcome, style in _COLOURS.items()]
+    return "\n".join(lines) + "\n"
+
+
+_COLOURS = {
+    "ran": "fill:#cfe8cf,stroke:#2f7d32",
+    "restored": "fill:#d6e6f7,stroke:#2b6cb0",
+    "unchanged": "fill:#eeeeee,stroke:#777777",
+    "failed": "fill:#f6cfcf,stroke:#b42318",
+    "blocked": "fill:#fdf0cf,stroke:#b7791f",
+    "waiting": "fill:#ffffff,stroke:#aaaaaa",
+}
