@@ -16,6 +16,8 @@ ROOMS = {
 }
 """Sub-command, the module whose typer application `app` it is, its line in the help."""
 
+_OWN = ("ledger", "model", "pipelines", "stages")
+
 app = typer.Typer(name="glm", help="GLM-130B's pretraining, rebuilt in the open.", no_args_is_help=True, add_completion=False)
 params = typer.Typer(help="Check parameter files.", no_args_is_help=True)
 app.add_typer(params, name="params")
@@ -28,12 +30,13 @@ def _mount(name: str, module: str, help_line: str) -> None:
     @app.command(name, help=help_line, add_help_option=False, context_settings=as_it_stands)
     def call(context: typer.Context) -> None:
         try:
-            room = importlib.import_module(module)
+            importlib.import_module(module).app(args=context.args, prog_name=f"glm {name}")
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
+            if missing in _OWN:
+                raise
             typer.echo(f"ERROR: glm {name} needs {missing}. Remedy: pip install 'glm-rebuild[build]'", err=True)
             raise typer.Exit(1) from error
-        room.app(args=context.args, prog_name=f"glm {name}")
 
 
 for _name, (_module, _help) in ROOMS.items():

@@ -1,6 +1,6 @@
-"""When stages run: Prefect flows over the graph of dvc.yaml. Import this package before prefect: it sets what prefect reads.
+"""When stages run: Prefect flows over the graph of dvc.yaml.
 
-Every value is a default: what the caller's environment already says stands.
+Importing any module of this package first sets, as defaults, the environment that Prefect and DVC read.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Finished:
     timed_out: bool
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The flow run is ending: no further child may start."""
 
 
@@ -62,7 +62,7 @@ class Children:
             timeout: Seconds after which the group is stopped; None waits for ever.
 
         Raises:
-            Stopped: `stop` was called before the child could start.
+            StoppedError: `stop` was called before the child could start.
         """
         with self._slots:
             child = self._start(command, folder, environment)
@@ -103,7 +103,7 @@ class Children:
     def _start(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         with self._lock:
             if self._closed:
-                raise Stopped(f"not started: {' '.join(command)}")
+                raise StoppedError(f"not started: {' '.join(command)}")
             child = subprocess.Popen(
                 command,
                 cwd=folder,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.rebuild import RebuildFailed
+    from pipelines.rebuild import RebuildError
     from pipelines.stage_task import Outcome
 
 app = typer.Typer(add_completion=False)
@@ -30,7 +30,7 @@ def rebuild(
         typer.echo("ERROR: no dvc.yaml here. Remedy: run from the project's root", err=True)
         raise typer.Exit(1)
     from pipelines.graph import GraphError
-    from pipelines.rebuild import RebuildFailed
+    from pipelines.rebuild import RebuildError
     from pipelines.rebuild import rebuild as flow
 
     if cron is not None:
@@ -41,7 +41,7 @@ def rebuild(
     except GraphError as error:
         typer.echo(f"ERROR: {error}", err=True)
         raise typer.Exit(1) from error
-    except RebuildFailed as error:
+    except RebuildError as error:
         _print_table(error.outcomes)
         _explain(error)
         raise typer.Exit(1) from error
@@ -61,7 +61,7 @@ def _print_table(outcomes: list[Outcome]) -> None:
     Console().print(table)
 
 
-def _explain(error: RebuildFailed) -> None:
+def _explain(error: RebuildError) -> None:
     for failure in error.failures:
         typer.echo(f"ERROR: {failure}. Its last lines:", err=True)
         for line in failure.tail:

@@ -8,20 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines import graph  # before prefect: sets what prefect reads
-from pipelines.children import Children
-from pipelines.stage_task import Outcome, StageFailed, child_environment, run_stage
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture, wait
 
+from pipelines import graph
+from pipelines.children import Children
+from pipelines.stage_task import Outcome, StageFailedError, child_environment, run_stage
+
 WORKERS = 2
 
 
-class RebuildFailed(Exception):
+class RebuildError(Exception):
     """Stages failed, or DVC still found work after the last one; `outcomes` tells of every stage."""
 
-    def __init__(self, message: str, outcomes: list[Outcome], failures: list[StageFailed]) -> None:
+    def __init__(self, message: str, outcomes: list[Outcome], failures: list[StageFailedError]) -> None:
         super().__init__(message)
         self.outcomes, self.failures = outcomes, failures
 
@@ -39,7 +40,7 @@ def rebuild(targets: list[str] | None = None, timeout: float | None = None, root
 
     Raises:
         GraphError: there is no usable dvc.yaml, or a target is not in it.
-        RebuildFailed: a stage failed, or DVC still found work after the last one.
+        RebuildError: a stage failed, or DVC still found work after the last one.
     """
     folder = Path(root).resolve()
     stages = graph.read_graph(folder, targets or ())
@@ -49,7 +50,7 @@ def rebuild(targets: list[str] | None = None, timeout: float | None = None, root
         for name, stage in stages.items():
             named = run_stage.with_options(name=f"dvc:{name}", task_run_name=f"dvc:{name}")
             parents = [futures[parent] for parent in stage.parents if parent in futures]
-            futures[name] = named.submit(stage, folder, children, timeout, wait_for=parents)
+            futures[name] = named.submit(stage, folder, children, timeout, wait_for=parents, return_state=False)
         wait(list(futures.values()))
         results = {name: _result(future) for name, future in futures.items()}
         outcomes = [_outcome(name, result) for name, result in results.items()]
@@ -60,9 +61,9 @@ def rebuild(targets: list[str] | None = None, timeout: float | None = None, root
     _summarise(stages, outcomes, proof)
     if not complete:
         failed = ", ".join(outcome.stage for outcome in outcomes if outcome.outcome == "failed")
-        raise RebuildFailed(f"failed: {failed}", outcomes, [r for r in results.values() if isinstance(r, StageFailed)])
+        raise RebuildError(f"failed: {failed}", outcomes, [r for r in results.values() if isinstance(r, StageFailedError)])
     if proof is not None:
-        raise RebuildFailed(f"dvc repro still found work to do after the last stage: {proof}", outcomes, [])
+        raise RebuildError(f"dvc repro still found work to do after the last stage: {proof}", outcomes, [])
     return outcomes
 
 
@@ -95,10 +96,6 @@ def _summarise(stages: Mapping[str, graph.Stage], outcomes: list[Outcome], proof
     done = all(o.outcome not in ("failed", "blocked") for o in outcomes)
     verdict = "A plain `dvc repro` found nothing to do." if done and proof is None else "Not complete."
     diagram = graph.mermaid(stages, {o.stage: o.outcome for o in outcomes})
-    parts = [
-        "# Rebuild",
-        verdict,
-        "\n".join(["| stage | outcome | seconds |", "|---|---|---|", *rows]),
-        f"```mermaid\n{diagram}```",
-    ]
-    create_markdown_artifact("\n\n".join(parts), key="rebuild-summary", description="Every stage and what became of it")
+    table = "\n".join(["| stage | outcome | seconds |", "|---|---|---|", *rows])
+    page = "\n\n".join(["# Rebuild", verdict, table, f"```mermaid\n{diagram}```"])
+    create_markdown_artifact(page, key="rebuild-summary", description="Every stage and what became of it")

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import QUIET, graph  # before prefect: sets what prefect reads
-from pipelines.children import Children, Finished
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+
+from pipelines import QUIET, graph
+from pipelines.children import Children, Finished
 
 _TRANSIENT = re.compile(
     r"Unable to acquire lock|is busy, it is being blocked|cannot download|"
@@ -42,7 +43,7 @@ class Outcome:
     seconds: float | None = None
 
 
-class StageFailed(Exception):
+class StageFailedError(Exception):
     """A stage's process failed; `tail` holds its last lines."""
 
     def __init__(self, stage: str, cause: str, tail: tuple[str, ...]) -> None:
@@ -68,7 +69,7 @@ def child_environment() -> dict[str, str]:
 
 def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
     error = state.data
-    return isinstance(error, StageFailed) and error.transient
+    return isinstance(error, StageFailedError) and error.transient
 
 
 @task(
@@ -88,7 +89,7 @@ def run_stage(stage: graph.Stage, root: Path, children: Children, timeout: float
         timeout: Seconds after which the stage is stopped, or None.
 
     Raises:
-        StageFailed: the process failed or was stopped.
+        StageFailedError: the process failed or was stopped.
     """
     logger = get_run_logger()
     before = graph.read_lock(root).get(stage.name)
@@ -104,7 +105,7 @@ def run_stage(stage: graph.Stage, root: Path, children: Children, timeout: float
     reasons = graph.reasons(before, graph.read_lock(root).get(stage.name)) if outcome in ("ran", "restored") else []
     _publish(stage, outcome, ended, reasons, _counts(root, stage) if outcome != "failed" else {})
     if outcome == "failed":
-        raise StageFailed(stage.name, _cause(ended, timeout), ended.tail)
+        raise StageFailedError(stage.name, _cause(ended, timeout), ended.tail)
     return Outcome(stage.name, outcome, ended.seconds)
 
 

@@ -133,7 +133,7 @@ def test_resolve(project: Project) -> None:
     with pytest.raises(LedgerError, match=r"unknown checkpoint 'step-000013'. Known: step-000006, step-000012, step-000018"):
         ledger.documents("step-000013")
     assert ledger.resolve(project.root / "data/quantize/int4") == project.journal.segments[3]  # an export: its parent
-    with pytest.raises(LedgerError, match="data/pack: names no checkpoint of the journal .* Known: step-000006, "):
+    with pytest.raises(LedgerError, match=r"data/pack: names no checkpoint of the journal .* Known: step-000006, "):
         ledger.resolve(project.root / "data/pack")
 
 
