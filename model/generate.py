@@ -54,12 +54,14 @@ def fill(model: GLM, tokenizer: Tokenizer, text: str, sampling: Sampling) -> str
     generator = torch.Generator().manual_seed(sampling.seed)
     while any(token in _BLANKS for token in ids):
         at = next(index for index, token in enumerate(ids) if token in _BLANKS)
-        ids[at : at + 1] = list(_tokens(model, ids, at, sampling, generator))
+        ids[at : at + 1] = list(_tokens(model, ids, at, tokenizer.piece_count, sampling, generator))
     return tokenizer.decode(ids)
 
 
 @torch.inference_mode()
-def _tokens(model: GLM, context: list[int], at: int, sampling: Sampling, generator: torch.Generator) -> Iterator[int]:
+def _tokens(
+    model: GLM, context: list[int], at: int, pieces: int, sampling: Sampling, generator: torch.Generator
+) -> Iterator[int]:
     """Tokens for the blank at `at`; positions count on behind a [gMASK], and stay put inside a [MASK]."""
     behind = len(context)
     room = model.config.max_sequence - behind - 1
@@ -78,6 +80,7 @@ def _tokens(model: GLM, context: list[int], at: int, sampling: Sampling, generat
         )
         logits_V = model.logits(model.hidden_states(batch)[0, -1])
         logits_V[list(_NEVER_WRITTEN)] = -torch.inf
+        logits_V[pieces:] = -torch.inf  # rows that only pad the vocabulary
         token = choose(logits_V, sampling, generator)
         if token in _ENDS:
             return

@@ -155,7 +155,7 @@ def quantize_checkpoint(source: Path, target: Path, scheme: Scheme) -> list[Laye
         raise CheckpointError(f"{source / CONFIG}: quantized already; quantize its parent instead")
     tensors: dict[str, Tensor] = {}
     errors = []
-    for name, tensor in read_tensors(source).items():
+    for name, tensor in sorted(read_tensors(source).items(), key=lambda item: _in_reading_order(item[0])):
         try:
             if _QUANTIZED.fullmatch(name):
                 codes, scale = quantize_tensor(tensor, scheme.bits, scheme.group_size)
@@ -191,13 +191,14 @@ def read_quantized(folder: Path) -> GLM:
             if isinstance(module, nn.Linear):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, QuantizedLinear(module.in_features, module.out_features, scheme))
-    expected = model.state_dict()
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     tensors = read_tensors(folder)
     for name, tensor in tensors.items():
-        if name in expected and expected[name].dtype == torch.float32:
+        wanted = types.get(name, tensor.dtype)
+        if wanted == torch.float32:
             tensors[name] = tensor.float()
-        elif name in expected and expected[name].dtype != tensor.dtype:
-            raise CheckpointError(f"{folder / WEIGHTS}: {name} is {tensor.dtype}, {scheme.bits} bits need {expected[name].dtype}")
+        elif wanted != tensor.dtype:
+            raise CheckpointError(f"{folder / WEIGHTS}: {name} is {tensor.dtype}; {scheme.bits} bits need {wanted}")
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
@@ -222,6 +223,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "model" not in config:
         raise CheckpointError(f'{folder / CONFIG}: not a checkpoint\'s settings: no key "model"')
     return config
+
+
+def _in_reading_order(name: str) -> list[tuple[int, str]]:
+    """Sort key: numbers in a name count as numbers, so that layer 10 follows layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def score_documents(
             sequences.append(sequence)
             owners.append(owner)
     nats = _sequence_nats(model, sequences, batch_positions)
-    return np.bincount(np.array(owners, dtype=np.int64), weights=nats, minlength=len(documents))
+    return np.bincount(np.array(owners, dtype=np.int64), weights=nats, minlength=len(documents)).astype(np.float64)
 
 
 def score_choices(model: GLM, questions: Sequence[Question], batch_positions: int = 8192) -> list[NDArray[np.float64]]:

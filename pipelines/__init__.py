@@ -26,3 +26,4 @@ PREFECT = {
 
 for _name, _value in {**QUIET, **PREFECT}.items():
     os.environ.setdefault(_name, _value)
+Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only

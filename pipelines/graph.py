@@ -25,6 +25,11 @@ _OUTCOMES = {
     "unchanged": re.compile(r"^Stage '(?P<stage>.+)' didn't change, skipping"),
 }
 
+_CHATTER = re.compile(
+    r"^\s*$|^To track the changes with git, run:|^\s+git add |^To enable auto staging, run:|^\s+dvc config core.autostage true|"
+    r"^Use `dvc push` to send"
+)
+
 
 class GraphError(Exception):
     """The folder is no project, its dvc.yaml is wrong, or a stage is asked for that it does not hold."""
@@ -98,6 +103,11 @@ def outcome_of(line: str) -> tuple[str, str] | None:
         if match := pattern.match(line):
             return match["stage"], outcome
     return None
+
+
+def says_something(line: str) -> bool:
+    """Whether a line of DVC's output is more than its standing advice on git and remotes."""
+    return not _CHATTER.match(line)
 
 
 def read_lock(root: Path) -> dict[str, dict[str, Any]]:

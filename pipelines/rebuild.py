@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture, wait
+from prefect.states import Failed
 
 from pipelines import graph
 from pipelines.children import Children
@@ -60,11 +62,16 @@ def rebuild(targets: list[str] | None = None, timeout: float | None = None, root
         children.stop()
     _summarise(stages, outcomes, proof)
     if not complete:
-        failed = ", ".join(outcome.stage for outcome in outcomes if outcome.outcome == "failed")
-        raise RebuildError(f"failed: {failed}", outcomes, [r for r in results.values() if isinstance(r, StageFailedError)])
+        names = ", ".join(outcome.stage for outcome in outcomes if outcome.outcome == "failed")
+        return _failed(f"failed: {names}", outcomes, [r for r in results.values() if isinstance(r, StageFailedError)])
     if proof is not None:
-        raise RebuildError(f"dvc repro still found work to do after the last stage: {proof}", outcomes, [])
+        return _failed(f"dvc repro still found work to do after the last stage: {proof}", outcomes, [])
     return outcomes
+
+
+def _failed(message: str, outcomes: list[Outcome], failures: list[StageFailedError]) -> Any:
+    """A Prefect state that raises `RebuildError` at the caller and, unlike a raise in the flow, logs no traceback."""
+    return Failed(message=message, data=RebuildError(message, outcomes, failures))
 
 
 def _result(future: PrefectFuture[Outcome]) -> Outcome | BaseException | None:

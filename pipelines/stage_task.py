@@ -97,7 +97,8 @@ def run_stage(stage: graph.Stage, root: Path, children: Children, timeout: float
     outcomes: dict[str, str] = {}
 
     def follow(line: str) -> None:
-        logger.info("%s", line)
+        if graph.says_something(line):
+            logger.info("%s", line)
         outcomes.update(filter(None, [graph.outcome_of(line)]))
 
     ended = children.run(command, root, child_environment(), follow, timeout)

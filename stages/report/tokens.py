@@ -1,0 +1,88 @@
+"""Section "Tokenizer": how many tokens text takes, what the vocabulary consists of, and a sentence of each language in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from stages._documents import document_files
+from stages._runner import StageError
+from stages.report.charts import Words, bar_chart
+from stages.report.facts import Facts, at
+from stages.report.pieces import pieces
+
+if TYPE_CHECKING:
+    from model.tokenizer import Tokenizer
+
+_REPORT = "data/tokenizer/report.json"
+_FERTILITY = ("documents", "bytes", "characters", "tokens", "bytes_per_token", "tokens_per_character", "byte_fallback_share")
+_SENTENCE = {"zh": (18, 48), "en": (60, 150)}  # characters: long enough to show something, short enough for two lines
+
+
+def section(facts: Facts, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the template needs."""
+    report = facts.json(_REPORT)
+    heldout = at(report, _REPORT, "heldout")
+    fertility = {lang: {key: at(heldout, _REPORT, lang, key) for key in _FERTILITY} for lang in sorted(heldout)}
+    described = facts.json("data/tokenizer/tokenizer.json")
+    composition: dict[str, int] = at(report, _REPORT, "composition")
+    shown = []
+    for lang in sorted(heldout):
+        doc_id, words = sentence(facts, lang)
+        ids = tokenizer.encode(words)
+        shown.append({"lang": lang, "doc_id": doc_id, "text": words, "pieces": pieces(tokenizer, ids)})
+    return {
+        "fertility": fertility,
+        "piece_count": at(described, "data/tokenizer/tokenizer.json", "piece_count"),
+        "padded_size": at(described, "data/tokenizer/tokenizer.json", "padded_size"),
+        "sample_bytes": facts.count("tokenizer", "sample_bytes"),
+        "chart": _composition(composition),
+        "sentences": shown,
+        "encoded": {split: facts.count("encode", split) for split in ("train", "heldout")},
+    }
+
+
+def sentence(facts: Facts, lang: str) -> tuple[str, str]:
+    """A held-out sentence of fitting length, the first in the order of a hash of the document ids, and its document.
+
+    Raises:
+        StageError: no held-out document of the language has one.
+    """
+    low, high = _SENTENCE.get(lang, _SENTENCE["en"])
+    folder = "data/decontaminate/heldout"
+    candidates = []
+    for file in document_files(facts.io.input(folder)):
+        table = pq.read_table(file, columns=["doc_id", "lang"]).to_pylist()
+        candidates += [(hashlib.sha256(row["doc_id"].encode()).digest(), row["doc_id"], file) for row in table if row["lang"] == lang]
+    for _, doc_id, file in sorted(candidates):
+        for words in _sentences(file, doc_id):
+            if low <= len(words) <= high:
+                return doc_id, words
+    raise StageError(f"no sentence of {low} to {high} characters in language {lang!r}", file=f"{folder}/documents")
+
+
+def _sentences(file: Path, doc_id: str) -> Iterator[str]:
+    for text in pq.read_table(file, columns=["text"], filters=[("doc_id", "=", doc_id)])["text"].to_pylist():
+        for paragraph in text.split("\n\n"):
+            joined = " ".join(paragraph.split("\n")) if paragraph.isascii() else paragraph.replace("\n", "")
+            yield from (part.strip() for part in re.findall(r"[A-Z“\u3400-\u9fff][^.!?。！？]+[.!?。！？]", joined))
+
+
+def _composition(composition: dict[str, int]) -> Markup:
+    total = sum(composition.values())
+    rows = [
+        (kind.replace("-", " "), _style(kind), count, f"{count:,} · {count / total:.1%}")
+        for kind, count in sorted(composition.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    words = Words("composition", "What the vocabulary consists of", "Pieces by kind: " + ", ".join(f"{k} {n}" for k, _, n, _ in rows))
+    return bar_chart(words, rows, 520)
+
+
+def _style(kind: str) -> str:
+    return "c-en" if kind.startswith("latin") else "c-zh" if kind.startswith("han") else "c-other"
