@@ -25,12 +25,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
             logits = (hidden[rows] @ weight.T).float()
-            log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
-            losses[rows] = (log_total - logits.gather(1, targets[rows, None])).squeeze(1)
+            target, peak = logits.gather(1, targets[rows, None]), logits.amax(-1, keepdim=True)
+            exponentials = logits.sub_(peak).exp_()
+            total = exponentials.sum(-1, keepdim=True)
+            losses[rows] = (total.log() + peak - target).squeeze(1)
             if grad_hidden is not None and grad_weight is not None:
-                probabilities = logits.sub_(log_total).exp_()
-                probabilities.scatter_add_(1, targets[rows, None], torch.full_like(log_total, -1.0))
-                grad_logits = probabilities.mul_(row_weights[rows, None]).to(weight.dtype)
+                share = row_weights[rows, None]
+                grad_logits = exponentials.mul_(share / total).scatter_add_(1, targets[rows, None], -share).to(weight.dtype)
                 grad_hidden[rows] = grad_logits @ weight
                 grad_weight += grad_logits.T @ hidden[rows]
         if grad_hidden is not None and grad_weight is not None:

@@ -99,14 +99,12 @@ class Attention(nn.Module):
         self.dense = nn.Linear(config.hidden, config.hidden)
 
     def forward(self, x_BLD: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """[B, L, D] -> [B, L, D]; `mask` is bool [B, 1, L, L]."""
+        """[B, L, D] -> [B, L, D]; `mask` [B, 1, L, L] is added to the scores: 0 or minus infinity."""
         B, L, D = x_BLD.shape
         qkv = self.query_key_value(x_BLD).view(B, L, self.heads, 3 * self.head_dim).transpose(1, 2)
         q, k, v = qkv.chunk(3, dim=-1)
         dropout = self.dropout if self.training else 0.0
-        y_BHLK = F.scaled_dot_product_attention(
-            rotate(q, *rotary), rotate(k, *rotary), v.contiguous(), attn_mask=mask, dropout_p=dropout
-        )
+        y_BHLK = F.scaled_dot_product_attention(rotate(q, *rotary), rotate(k, *rotary), v, attn_mask=mask, dropout_p=dropout)
         out: Tensor = self.dense(y_BHLK.transpose(1, 2).reshape(B, L, D))
         return out
 
@@ -164,7 +162,8 @@ class GLM(nn.Module):
         if alpha < 1.0:
             x_BLD = x_BLD * alpha + x_BLD.detach() * (1 - alpha)
         x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)
-        mask = attention_mask(batch.block_start, batch.block_context, x_BLD.shape[1])
+        visible = attention_mask(batch.block_start, batch.block_context, x_BLD.shape[1])
+        mask = torch.zeros_like(visible, dtype=x_BLD.dtype).masked_fill_(~visible, -torch.inf)  # once, not once a layer
         rotary = self.rotary(batch.position_ids)
         for layer in self.layers:
             x_BLD = layer(x_BLD, mask, rotary)

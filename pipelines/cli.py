@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +38,7 @@ def rebuild(
     if cron is not None:
         flow.serve(name="scheduled", cron=cron, parameters={"targets": targets, "timeout": timeout}, limit=1)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit, which stops the server too
     try:
         outcomes = flow(targets=targets, timeout=timeout)
     except GraphError as error:

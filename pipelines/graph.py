@@ -16,9 +16,7 @@ from typing import Any
 
 import yaml
 
-UP_TO_DATE = "Data and pipelines are up to date."
-"""What `dvc repro` prints when it found nothing to do."""
-
+_UP_TO_DATE = "Data and pipelines are up to date."
 _OUTCOMES = {
     "ran": re.compile(r"^Running stage '(?P<stage>.+)':"),
     "restored": re.compile(r"^Stage '(?P<stage>.+)' is cached - skipping run, checking out outputs"),
@@ -59,14 +57,18 @@ def read_graph(root: Path, targets: Iterable[str] = ()) -> dict[str, Stage]:
         raise GraphError(f"no dvc.yaml in {root}. Remedy: run from the project's root")
     try:
         with Repo(str(root)) as repo:
-            edges = {
-                node.addressing: (node, sorted(parent.addressing for parent in repo.index.graph.successors(node)))
-                for node in repo.index.graph
-                if isinstance(node, PipelineStage)
-            }
+            edges = repo.index.graph
+            nodes = [
+                node for node in edges if isinstance(node, PipelineStage) and Path(node.path) == root.resolve() / "dvc.yaml"
+            ]
             stages = {
-                name: Stage(name, str(node.cmd), tuple(parents), tuple(str(out) for out in node.outs))
-                for name, (node, parents) in edges.items()
+                node.name: Stage(
+                    node.name,
+                    str(node.cmd),
+                    tuple(sorted(parent.name for parent in edges.successors(node) if parent in nodes)),
+                    tuple(out.def_path for out in node.outs),
+                )
+                for node in nodes
             }
     except DvcException as error:
         raise GraphError(f"dvc cannot read the graph of {root}: {error}") from error
@@ -77,7 +79,7 @@ def _sorted(stages: Mapping[str, Stage], targets: Iterable[str]) -> dict[str, St
     ordered: dict[str, Stage] = {}
 
     def visit(name: str) -> None:
-        if name in stages and name not in ordered:  # a parent that is no pipeline stage (`dvc add`) is never run
+        if name not in ordered:
             for parent in stages[name].parents:
                 visit(parent)
             ordered[name] = stages[name]
@@ -103,6 +105,11 @@ def outcome_of(line: str) -> tuple[str, str] | None:
         if match := pattern.match(line):
             return match["stage"], outcome
     return None
+
+
+def is_up_to_date(output: Iterable[str]) -> bool:
+    """Whether these lines are those of a `dvc repro` that found nothing to do."""
+    return _UP_TO_DATE in output
 
 
 def says_something(line: str) -> bool:
@@ -155,14 +162,6 @@ def _params(entry: Mapping[str, Any]) -> dict[str, str]:
     for values in entry.get("params", {}).values():
         walk("", values)
     return flat
-
-
-def is_up_to_date(root: Path, targets: Iterable[str] = ()) -> bool:
-    """Whether `dvc repro` would find nothing to do; it asks DVC and runs nothing."""
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        return not repo.status(list(targets) or None, with_deps=bool(targets))
 
 
 def mermaid(graph: Mapping[str, Stage], outcomes: Mapping[str, str]) -> str:

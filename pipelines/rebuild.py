@@ -93,7 +93,7 @@ def _prove(root: Path, targets: list[str] | None, children: Children) -> str | N
     before = graph.read_lock(root)
     logger.info("proof: a plain `dvc repro` must find nothing to do")
     ended = children.run(graph.repro_command(targets or ()), root, child_environment(), lambda line: logger.info("%s", line))
-    if ended.status == 0 and graph.UP_TO_DATE in ended.tail and graph.read_lock(root) == before:
+    if ended.status == 0 and graph.is_up_to_date(ended.tail) and graph.read_lock(root) == before:
         return None
     return "; ".join(ended.tail[-5:]) or f"status {ended.status}"
 

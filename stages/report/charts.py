@@ -142,16 +142,17 @@ def _markers(markers: Sequence[Marker], x: Scale, y: Scale) -> list[str]:
     return parts
 
 
-def value_chart(words: Words, rows: Sequence[Row], width: int, lowest: float | None = None) -> Markup:
+def value_chart(words: Words, rows: Sequence[Row], width: int, reference: Marker | None = None) -> Markup:
     """One row per label, its values as dots on a common axis, each with its interval as a bar.
 
     Args:
         width: in units; labels take what the longest of them needs.
-        lowest: where the axis begins; at the lowest value where it is not given.
+        reference: a value to compare with, drawn as a line through all rows.
     """
     values = [value for row in rows for value in row.values]
     ends = [end for value in values for end in (value.value, value.low, value.high) if end is not None]
-    low, high = rounded(min(ends) if lowest is None else lowest, max(ends), 5)
+    ends += [reference.x] if reference else []
+    low, high = rounded(min(ends), max(ends), 5)
     left = 12 + max(measure(row.label) for row in rows)
     x = Scale(low, high, left, width - 16)
     parts, bottom = [], 24.0
@@ -170,6 +171,9 @@ def value_chart(words: Words, rows: Sequence[Row], width: int, lowest: float | N
     for tick in x.ticks(max(2, int((x.end - x.start) / 70))):
         axis.append(tag("line", x1=x(tick), x2=x(tick), y1=18, y2=bottom, class_="grid"))
         axis.append(text(plain(tick), x(tick), 12, "tick", "middle"))
+    if reference:
+        axis.append(tag("line", x1=x(reference.x), x2=x(reference.x), y1=18, y2=bottom + 4, class_="marker"))
+        axis.append(text(reference.label, x(reference.x), bottom + 18, "tick", "middle") if reference.x else "")
     parts.append(text(words.x, x.end, bottom + 18, "axis-name", "end"))
     return picture(words.name, words.title, words.description, width, bottom + 24, [*axis, *parts])
 

@@ -105,7 +105,7 @@ def section(facts: Facts, seen: Exposures, segment: Segment, removed: Sequence[R
         "index": Markup(json.dumps(index, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
         "indexed": len(index["fate"]),
         "all_documents": train.num_rows + len(heldout) + len(removed),
-        "example": columns["doc_id"][int(np.argmax(count))],
+        "examples": [columns["doc_id"][int(np.argmax(count))], *heldout[:1], *(item.doc_id for item in removed[:1])],
     }
 
 
@@ -146,14 +146,14 @@ def document_index(
 
     Returns:
         `ids`: sorted, front-coded: a digit to base 36 for the characters shared with the id before, then the rest;
-        `fates`: texts, and `fate`, for each document its number in them; `steps` and `tokens`: for the documents with fate 0,
+        `fates`: (why it was not trained on, detail, the other document), and `fate`, for each document its number in them; `steps` and `tokens`: for the documents with fate 0,
         in order, the steps (to base 36, each but the first as the difference to the one before) and the tokens shown.
         Where there are more than `most` documents, evenly spaced ones are taken.
     """
-    fates = {"": 0, "held out": 1}
+    fates = {("", "", ""): 0, ("held out", "", ""): 1}
     fate = dict.fromkeys(train, 0) | dict.fromkeys(heldout, 1)
     for item in removed:
-        said = f"{item.reason}|{item.other or ''}|{item.detail if not item.other else ''}"
+        said = (item.reason, "", item.other) if item.other else (item.reason, item.detail, "")
         fate[item.doc_id] = fates.setdefault(said, len(fates))
     names = sorted(fate)
     if len(names) > most:
@@ -169,10 +169,10 @@ def document_index(
             tokens.append(base36(int(seen.tokens[part].sum())))
     used = sorted({fate[name] for name in names})
     number = {old: new for new, old in enumerate(dict.fromkeys([0, *used]))}
-    said = {value: key for key, value in fates.items()}
+    reasons = list(fates)
     return {
         "ids": front_coded(names),
-        "fates": [said[old] for old in number],
+        "fates": [list(reasons[old]) for old in number],
         "fate": [number[fate[name]] for name in names],
         "steps": ",".join(steps),
         "tokens": ",".join(tokens),

@@ -143,9 +143,7 @@ def test_instruction_samples_have_plain_positions_and_end_in_eop() -> None:
     assert sample.block_start.tolist() == [0, 6, 11, 11, 11]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"gmask_row": 255}, {"mask_row": 223}, {"mask_row": 252}, {"short_minimum": 57}]
-)
+@pytest.mark.parametrize("wrong", [{"gmask_row": 255}, {"mask_row": 223}, {"mask_row": 252}, {"short_minimum": 57}])
 def test_settings_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"must|needs"):
         dataclasses.replace(LAPTOP, **wrong)

@@ -1,0 +1,137 @@
+"""The stage itself: gathers the sections, renders them into one file, and refuses a page that is too large."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ledger import LedgerError
+from ledger.query import Ledger
+from stages._manifest import write_atomic
+from stages._params import NonNegative, Positive, Range
+from stages._runner import StageError, StageIO
+from stages.report import corpus, evaluation, graph, lineage, objective, overview, provenance, tokens, training
+from stages.report.facts import Facts
+from stages.report.pieces import load_tokenizer
+from stages.report.svg import plain
+
+if TYPE_CHECKING:
+    import jinja2
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `report` of params.yaml.
+
+    Attributes:
+        samples: documents shown for each language and for each reason to drop one, and cloze items for each language.
+        indexed_documents: most documents in the page's search.
+        max_bytes: a larger page stops the stage.
+    """
+
+    samples: Annotated[int, Range(1, 20)]
+    indexed_documents: NonNegative
+    max_bytes: Positive
+
+
+def gather(params: Params, io: StageIO) -> dict[str, Any]:
+    """All sections by name.
+
+    Raises:
+        StageError: something that the page shows is absent or contradicts the rest.
+    """
+    facts = Facts(io)
+    try:
+        ledger = Ledger(io.root)
+    except LedgerError as error:
+        raise StageError(str(error).replace(f"{io.root}/", "")) from error
+    tokenizer = load_tokenizer(facts)
+    segment = lineage.final_segment(ledger)
+    pieces = facts.table("data/pack/pieces.parquet", ["sample", "doc_index", "length"])
+    seen = lineage.exposures(ledger, segment, pieces)
+    sections = {
+        "corpus": corpus.section(facts, params.samples),
+        "tokenizer": tokens.section(facts, tokenizer),
+        "objective": objective.section(facts, tokenizer, seen, ledger.plan.ramp),
+        "training": training.section(facts, ledger),
+        "evaluation": evaluation.section(facts, params.samples),
+        "lineage": lineage.section(facts, seen, segment, corpus.removals(facts), params.indexed_documents),
+        "provenance": provenance.section(facts),
+    }
+    graphs = {"wide": graph.drawing(facts, io.stage, narrow=False), "narrow": graph.drawing(facts, io.stage, narrow=True)}
+    return {**sections, "graph": graphs, "tiles": overview.tiles(sections), "limits": overview.limits(sections)}
+
+
+def render(sections: dict[str, Any]) -> str:
+    """The page as text. Style and script are inlined; the page's own policy allows these two and no outside address."""
+    environment = _environment()
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "search.js"))
+    return environment.get_template("page.html").render(
+        sections,
+        style=_markup(style),
+        script=_markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        languages=evaluation.LANGUAGES,
+    )
+
+
+def run(params: Params, io: StageIO) -> dict[str, Any]:
+    """Write the page."""
+    sections = gather(params, io)
+    page = render(sections)
+    size = len(page.encode())
+    if size > params.max_bytes:
+        raise StageError(
+            f"the page has {size:,} bytes, more than {params.max_bytes:,}",
+            file="data/report/index.html",
+            remedy="lower report.indexed_documents or report.samples",
+        )
+    write_atomic(io.output / "index.html", page)
+    io.log(f"{size:,} bytes, {sections['lineage']['indexed']:,} documents to ask for: {io.out}/index.html")
+    return {"bytes": size, "sections": 10, "indexed_documents": sections["lineage"]["indexed"]}
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "number": lambda value: f"{value:,}" if isinstance(value, int) else plain(value),
+        "megabytes": lambda value: f"{value / 1e6:,.2f} MB" if value >= 1e4 else f"{value:,} B",
+        "percent": lambda value, digits=1: f"{value:.{digits}%}",
+        "fixed": lambda value, digits=3: f"{value:.{digits}f}",
+        "short": lambda digest: str(digest)[:12],
+        "flat": flat,
+    }
+    return environment
+
+
+def flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as pairs of dotted name and value."""
+    if not isinstance(settings, dict):
+        return [(prefix, settings)]
+    return [pair for key, value in settings.items() for pair in flat(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _markup(source: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(source)  # files of this package
+
+
+def _hash(source: str) -> str:
+    """The source expression that a Content-Security-Policy names an inline style or script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
