@@ -96,7 +96,7 @@ class Sandbox:
         paths = [path for path in self.allowed if path.exists()]
         below = self.root
         for parent in self.root.parents:
-            paths += [entry for entry in parent.iterdir() if entry != below]
+            paths += [entry for entry in parent.iterdir() if entry != below and not entry.is_symlink()]  # it may lead back in
             below = parent
         return paths
 

@@ -18,7 +18,7 @@ from stages._documents import write_table
 from stages._manifest import canonical, sha256_file
 from stages._runner import StageError, StageIO
 from stages.evaluate.baselines import Bigram, Unigram
-from stages.evaluate.cloze import Item, make_items
+from stages.evaluate.cloze import CHOICES, Item, make_items
 from stages.evaluate.heldout import Split, read_split
 from stages.evaluate.settings import Params
 from stages.evaluate.statistics import bits_per_byte, paired_bootstrap, wilson
@@ -47,7 +47,7 @@ ITEMS = pa.schema(
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model made of the held-out text: nats of each document, log-probabilities [items, 5]."""
+    """What one model made of the held-out text: nats of each document, log-probabilities [items, choices]."""
 
     nats: Floats
     choices: Floats
@@ -118,7 +118,7 @@ def score_model(model: GLM, documents: Sequence[NDArray[np.int32]], items: Seque
     questions = [Question(item.context, list(item.choices[:, None])) for item in items]
     return Scores(
         nats=score_documents(model, documents, params.window, params.context, params.batch_positions),
-        choices=np.array(score_choices(model, questions, params.batch_positions)).reshape(len(items), -1),
+        choices=np.array(score_choices(model, questions, params.batch_positions)).reshape(len(items), CHOICES),
     )
 
 
@@ -126,7 +126,7 @@ def score_baseline(baseline: Unigram | Bigram, documents: Sequence[NDArray[np.in
     """Held-out documents and cloze items by an n-gram model."""
     return Scores(
         nats=np.array([baseline.nats(document) for document in documents]),
-        choices=np.array([baseline.scores(item.context, item.choices) for item in items]).reshape(len(items), -1),
+        choices=np.array([baseline.scores(item.context, item.choices) for item in items]).reshape(len(items), CHOICES),
     )
 
 

@@ -11,19 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 from typing import Any
 
-from stages._runner import StageError, StageIO, run_stage
+from stages._runner import StageError, StageIO, keep_freed_memory, run_stage
 from stages.pretrain.settings import Params
-
-_ALLOCATOR = {  # glibc gives freed memory back at once, and fresh pages cost more than the arithmetic on them
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
@@ -104,13 +96,6 @@ def _counts(io: StageIO, job: Any) -> dict[str, Any]:
     }
 
 
-def _restart_with(environment: dict[str, str]) -> None:
-    """Start this process again with variables that are read before Python begins: allocator and thread count."""
-    missing = {name: value for name, value in environment.items() if os.environ.get(name) != value}
-    if missing:
-        os.execve(sys.executable, [sys.executable, "-m", "stages.pretrain"], {**os.environ, **missing})
-
-
 if __name__ == "__main__":
-    _restart_with(_ALLOCATOR)
+    keep_freed_memory()
     run_stage("pretrain", Params, run)

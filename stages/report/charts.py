@@ -123,6 +123,8 @@ def _grid(x: Scale, y: Scale, marks: Sequence[str]) -> str:
         parts.append(text(label, x.start - 6, y(tick) + 4, "tick", "end"))
     room = max(measure(plain(x.high)), 20) * 2
     for tick in x.ticks(max(1, int((x.end - x.start) / room))):
+        if tick != int(tick):  # steps and layers are counted
+            continue
         parts.append(tag("line", x1=x(tick), x2=x(tick), y1=y.start, y2=y.start + 4, class_="axis"))
         parts.append(text(plain(tick), x(tick), y.start + 17, "tick", "middle"))
     parts.append(tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))

@@ -237,7 +237,8 @@ def excerpt(text: str, limit: int = 150) -> str:
 
 
 def differences(text: str, other: str) -> tuple[Markup, Markup]:
-    """Both texts from a little before their first difference on, with what differs in <mark>."""
+    """Both texts from a little before their first difference on, with what differs in <mark>; line ends do not count."""
+    text, other = (re.sub(r"(?<![\u2e80-\uffff])\n+", " ", side).replace("\n", "") for side in (text, other))
     ends = (min(len(text), len(other)), 0)
     first = next((place for place in range(ends[0]) if text[place] != other[place]), ends[0])
     start = max(0, first - 30)
@@ -245,9 +246,14 @@ def differences(text: str, other: str) -> tuple[Markup, Markup]:
     left, right = Markup("…") if start else Markup(), Markup("…") if start else Markup()
     for kind, a, b, c, d in SequenceMatcher(None, *parts, autojunk=False).get_opcodes():
         here, there = Markup.escape(parts[0][a:b]), Markup.escape(parts[1][c:d])
-        left += here if kind == "equal" or not here else Markup("<mark>") + here + Markup("</mark>")
-        right += there if kind == "equal" or not there else Markup("<mark>") + there + Markup("</mark>")
+        left += here if kind == "equal" or not here else _marked(here)
+        right += there if kind == "equal" or not there else _marked(there)
     return left, right
+
+
+def _marked(words: str) -> Markup:
+    """`words` in <mark>, escaped."""
+    return Markup("<mark>") + words + Markup("</mark>")
 
 
 def around(text: str, ngram: str) -> Markup:
@@ -255,10 +261,10 @@ def around(text: str, ngram: str) -> Markup:
     words = ["['’]?".join(map(re.escape, unit)) for unit in ngram.split()]
     found = re.search(r"[\W_]*".join(words), text, re.IGNORECASE)
     if found is None:  # a letter that casefolds to others: the n-gram itself says enough
-        return Markup("<mark>") + ngram + Markup("</mark>")
+        return _marked(ngram)
     start, end = max(0, found.start() - 40), found.end() + 40
     before, behind = ("…" if start else "") + text[start : found.start()], text[found.end() : end]
-    return Markup.escape(before) + Markup("<mark>") + found[0] + Markup("</mark>") + behind + ("…" if end < len(text) else "")
+    return Markup.escape(before) + _marked(found[0]) + behind + ("…" if end < len(text) else "")
 
 
 def _checks(facts: Facts) -> list[dict[str, Any]]:

@@ -31,7 +31,11 @@ def section(facts: Facts, samples: int) -> dict[str, Any]:
     languages = sorted(at(bits, _RESULTS, "fp32", "language"))
     differences = at(results, _RESULTS, "differences")
     cloze = at(results, _RESULTS, "cloze")
+    sizes = {"fp32": facts.count("quantize", "checkpoint_bytes"), **facts.count("quantize", "bytes")}
     items = facts.table(_ITEMS, ["item", "lang", "doc_id", "context", "choices", "label", "model", "prediction", "scores"])
+    if not items.num_rows:
+        raise StageError("no cloze items", file=_ITEMS, remedy="lower evaluate.cloze.min_count, or hold out more text")
+    choices = len(items["choices"][0])
     return {
         "checkpoint": at(results, _RESULTS, "checkpoint"),
         "heldout": at(results, _RESULTS, "heldout"),
@@ -45,13 +49,14 @@ def section(facts: Facts, samples: int) -> dict[str, Any]:
             "bits": _bits(bits, models, languages),
             "gain": _differences(differences, "gain", languages),
             "cost": _differences(differences, "cost", languages),
-            "cloze": _cloze(cloze, models, items),
+            "cloze": _cloze(cloze, models, choices),
             "errors": _errors(facts),
             "curve": _curve(at(results, _RESULTS, "checkpoints"), languages),
         },
         "cloze": cloze,
+        "choices": choices,
         "items": [_item(items, name) for name in _chosen(items, samples)],
-        "sizes": {"fp32": facts.count("quantize", "checkpoint_bytes"), **facts.count("quantize", "bytes")},
+        "sizes": {model: sizes[model] for model in models if model in sizes},
         "error_means": facts.count("quantize", "mean_relative_error"),
     }
 
@@ -87,7 +92,7 @@ def _bits(bits: dict[str, Any], models: list[str], languages: list[str]) -> Mark
         for lang in languages
     ]
     said = "; ".join(f"{row.label}: " + ", ".join(f"{v.series} {v.value:.3f}" for v in row.values) for row in rows)
-    return value_chart(Words("bits", "Bits per byte on held-out documents", said, "bits per UTF-8 byte, lower is better"), rows, 620)
+    return value_chart(Words("bits", "Bits per byte on held-out documents", said, "bits per UTF-8 byte, lower is better"), rows, 500)
 
 
 def _differences(differences: list[dict[str, Any]], which: str, languages: list[str]) -> Markup:
@@ -109,7 +114,7 @@ def _differences(differences: list[dict[str, Any]], which: str, languages: list[
     return value_chart(words, rows, 500, reference=Marker(0.0, "0"))
 
 
-def _cloze(cloze: dict[str, Any], models: list[str], items: pa.Table) -> Markup:
+def _cloze(cloze: dict[str, Any], models: list[str], choices: int) -> Markup:
     rows = []
     for lang in sorted({lang for model in cloze.values() for lang in model}):
         values = [
@@ -119,10 +124,10 @@ def _cloze(cloze: dict[str, Any], models: list[str], items: pa.Table) -> Markup:
         rows.append(Row(LANGUAGES.get(lang, lang), values))
     if not rows:
         raise StageError("no cloze results", file=_RESULTS, remedy="run `dvc repro evaluate`")
-    chance = 1 / len(items["choices"][0])
+    chance = 1 / choices
     said = "; ".join(f"{row.label}: " + ", ".join(f"{v.series} {v.value:.1%}" for v in row.values) for row in rows)
     words = Words("cloze", "Last-word cloze, accuracy", f"Chance is {chance:.0%}. {said}", "share of items right, with 95 % interval")
-    return value_chart(words, rows, 620, reference=Marker(chance, "chance"))
+    return value_chart(words, rows, 520, reference=Marker(chance, "chance"))
 
 
 def _curve(rows: list[dict[str, Any]], languages: list[str]) -> Markup | None:
@@ -152,7 +157,7 @@ def _errors(facts: Facts) -> list[tuple[str, Markup]]:
         lines = []
         for place, (name, points) in enumerate(matrices.items(), 1):
             x, y = zip(*sorted(points), strict=True)
-            lines.append(Line(name.rpartition(".")[2].replace("query_key_value", "qkv"), f"c-{place}", x, y))
+            lines.append(Line(name.rpartition(".")[2].removeprefix("dense_").replace("query_key_value", "qkv"), f"c-{place}", x, y))
         worst = max(value for points in matrices.values() for _, value in points)
         words = Words(f"errors-{scheme}", f"{scheme}: error of the weights", f"Largest relative error {worst:.4f}.", "layer", "relative error")
         charts.append((scheme, line_chart(words, lines, (340, 230), y_from=0.0)))

@@ -92,7 +92,7 @@ def _losses(
     for index, loss in enumerate(order):
         y = y2 + side * (6 + _LINE * index) + (0 if side < 0 else 10)
         style = "loss-label kept" if loss.kept else "loss-label"
-        parts.append(text(f"{loss.documents:,} {loss.label}", x2 - 4, y, style))
+        parts.append(text(f"{loss.label} {loss.documents:,}", x2 - 4, y, style))
     return parts
 
 

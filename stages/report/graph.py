@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from html import escape
 
@@ -97,8 +97,11 @@ def drawing(facts: Facts, stage: str, *, narrow: bool) -> Markup:
         for row, node in enumerate(stages):
             nodes[node] = Node(node, labels[node], x, y + row * (60 if narrow else _ROW))
     last = max(node.y for node in nodes.values()) + _BOX[1] + 6
-    width, height = (92 + _BOX[0] + 4, last) if narrow else (4 * _COLUMN - 80, last + 16)
-    wires = [_edge(nodes[a], nodes[b], links, narrow=narrow) for a, b in links]
+    width, height = (92 + _BOX[0] + 20, last) if narrow else (4 * _COLUMN - 80, last + 20)
+    inputs = Counter(b for _, b in links)
+    gathering = {name for name, number in inputs.items() if 2 * number > len(nodes)}
+    wires = [_collected(nodes[a], nodes[b], last + 10, narrow=narrow) for a, b in links if b in gathering]
+    wires += [_edge(nodes[a], nodes[b], narrow=narrow) for a, b in links if b not in gathering]
     said = "; ".join(f"{name} from {', '.join(a for a, b in links if b == name) or 'the sources'}" for name in nodes)
     words = ("graph-narrow" if narrow else "graph", "The stages and what each was made from", said)
     return picture(*words, width, height, [*wires, *heads, *map(_box, nodes.values())])
@@ -115,24 +118,35 @@ def _box(node: Node) -> str:
     return tag("a", said + "".join(parts), href=f"#{SECTIONS[node.stage]}")
 
 
-def _edge(a: Node, b: Node, links: Sequence[tuple[str, str]], *, narrow: bool) -> str:
+def _edge(a: Node, b: Node, *, narrow: bool) -> str:
     """An arrow: straight to the next box below, an arc beside the column to one further down, a curve to another column."""
-    gathers = sum(to == b.stage for _, to in links) > len(links) / 4  # attest and report read everything
-    style = "edge faint" if gathers else "edge"
     height = _BOX[1]
     if a.x == b.x and 0 < b.y - a.y < 2 * height:
-        return _arrow(f"M{a.x + 30:.2f},{a.y + height:.2f}V{b.y - 3:.2f}", b.x + 30, b.y, "down", style)
+        return _arrow(f"M{a.x + 30:.2f},{a.y + height:.2f}V{b.y - 3:.2f}", b.x + 30, b.y, "down", "edge")
     y1, y2 = a.y + height / 2, b.y + height / 2
     if a.x == b.x:
         reach = min(24 + (b.y - a.y) * (0.085 if narrow else 0.05), 86)
         side, sign = (a.x, -1) if narrow else (a.x + _BOX[0], 1)
         out = side + sign * reach
         line = f"M{side:.2f},{y1:.2f}C{out:.2f},{y1:.2f} {out:.2f},{y2:.2f} {side + sign * 3:.2f},{y2:.2f}"
-        return _arrow(line, side, y2, "right" if narrow else "left", style)
+        return _arrow(line, side, y2, "right" if narrow else "left", "edge")
     x1, x2 = a.x + _BOX[0], b.x
     bend = max(40.0, (x2 - x1) / 2)
     line = f"M{x1:.2f},{y1:.2f}C{x1 + bend:.2f},{y1:.2f} {x2 - bend:.2f},{y2:.2f} {x2 - 3:.2f},{y2:.2f}"
-    return _arrow(line, x2, y2, "right", style)
+    return _arrow(line, x2, y2, "right", "edge")
+
+
+def _collected(a: Node, b: Node, bottom: float, *, narrow: bool) -> str:
+    """The line to a stage that reads everything: down beside the column, along the bottom, up to its box; all share one way."""
+    y1, y2 = a.y + _BOX[1] / 2 + 12, b.y + _BOX[1] / 2
+    out = a.x + _BOX[0] + 12
+    if narrow:
+        line, end, towards = f"M{a.x + _BOX[0]},{y1:.2f}H{out:.2f}V{y2:.2f}H{b.x + _BOX[0] + 3:.2f}", b.x + _BOX[0], "left"
+    else:
+        line, end, towards = f"M{a.x + _BOX[0]},{y1:.2f}H{out:.2f}V{bottom:.2f}H{b.x - 18:.2f}V{y2:.2f}H{b.x - 3:.2f}", b.x, "right"
+        if a.x == b.x:
+            return _edge(a, b, narrow=narrow)
+    return _arrow(line, end, y2, towards, "edge collected")
 
 
 def _arrow(line: str, x: float, y: float, towards: str, style: str) -> str:

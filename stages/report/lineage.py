@@ -136,7 +136,7 @@ def _coverage(groups: dict[str, Counter[str]], language: dict[str, str]) -> Mark
     rows = [(source, f"c-{language[source]}", share[source], f"{share[source]:.0%} of {groups[source]['available']:,}") for source in share]
     description = "; ".join(f"{label} {behind}" for label, _, _, behind in rows)
     words = Words("coverage", "Tokens shown, as a share of each source's training tokens", description)
-    return bar_chart(words, rows, 620, highest=max(1.0, *share.values()))
+    return bar_chart(words, rows, 500, highest=max(1.0, *share.values()))
 
 
 def document_index(

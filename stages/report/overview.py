@@ -18,18 +18,25 @@ class Tile:
     href: str
 
 
+def compact(value: int) -> str:
+    """A count with three or four digits and a unit, as tiles show it."""
+    if value >= 1e6:
+        return f"{value / 1e6:,.2f} M"
+    return f"{value / 1e3:,.1f} k" if value >= 1e4 else f"{value:,}"
+
+
 def tiles(sections: dict[str, Any]) -> list[Tile]:
     """The key numbers, in reading order."""
     lineage, training, evaluation = (sections[name] for name in ("lineage", "training", "evaluation"))
-    shown = float(training["last"]["tokens"])
+    shown = int(training["last"]["tokens"])
     ratio = lineage["tokens"] / training["parameters"]
     names = " and ".join(LANGUAGES.get(lang, lang) for lang in sections["corpus"]["languages"])
     found = [
-        Tile(f"{training['parameters'] / 1e6:,.2f} M", "parameters", f"{lineage['steps']:,} optimizer steps", "training"),
+        Tile(compact(training["parameters"]), "parameters", f"{lineage['steps']:,} optimizer steps", "training"),
         Tile(
-            f"{lineage['tokens'] / 1e6:,.2f} M",
+            compact(lineage["tokens"]),
             "tokens seen",
-            f"{ratio:.2g} per parameter; {shown / 1e6:,.2f} M positions with padding and masks",
+            f"{ratio:.2g} per parameter; {compact(shown)} positions with masks and padding",
             "lineage",
         ),
         Tile(f"{lineage['documents']:,}", "documents seen", f"{lineage['exposures']:,} exposures, each one traceable", "lineage"),
@@ -45,6 +52,13 @@ def tiles(sections: dict[str, Any]) -> list[Tile]:
             f"{lang} {difference(evaluation['differences'], 'int4', 'fp32', lang)['value']:+.4f}" for lang in evaluation["languages"]
         )
         found.append(Tile(f"{size / 1e6:.2f} MB", "INT4 export", f"{size / whole:.0%} of FP32; bits per byte {cost}", "evaluation"))
+    accuracy = {lang: evaluation["cloze"]["fp32"][lang]["value"] for lang in sorted(evaluation["cloze"]["fp32"])}
+    if accuracy:
+        names = " and ".join(LANGUAGES.get(lang, lang) for lang in accuracy)
+        chance = 1 / evaluation["choices"]
+        found.append(
+            Tile(" / ".join(f"{value:.0%}" for value in accuracy.values()), "last words found", f"{names}; chance {chance:.0%}", "evaluation")
+        )
     return found
 
 
@@ -58,7 +72,7 @@ def limits(sections: dict[str, Any]) -> list[str]:
     ]
     for lang in evaluation["languages"]:
         found.append(_against_ngrams(evaluation["differences"], lang))
-        found.append(_cloze(evaluation["cloze"], lang, len(evaluation["items"][0]["choices"]) if evaluation["items"] else 0))
+        found.append(_cloze(evaluation["cloze"], lang, 1 / evaluation["choices"]))
     licences = ", ".join(sorted({entry["licence"] for entry in sections["corpus"]["register"]}))
     sources = len(sections["corpus"]["register"])
     found += [
@@ -85,13 +99,14 @@ def _against_ngrams(differences: list[dict[str, Any]], lang: str) -> str:
     return f"On held-out {LANGUAGES.get(lang, lang)} it is {' and '.join(parts)} bits per byte."
 
 
-def _cloze(cloze: dict[str, Any], lang: str, choices: int) -> str:
-    if lang not in cloze["fp32"] or not choices:
+def _cloze(cloze: dict[str, Any], lang: str, chance: float) -> str:
+    if lang not in cloze["fp32"]:
         return ""
-    row = cloze["fp32"][lang]
-    low, high, chance = row["low"], row["high"], 1 / choices
+    row, bigram = cloze["fp32"][lang], cloze["bigram"][lang]
+    low, high = row["low"], row["high"]
     relation = "above" if low > chance else "below" if high < chance else "not measurably different from"
+    beaten = f" A bigram model finds {bigram['value']:.1%}." if bigram["low"] > high else ""
     return (
         f"In the {LANGUAGES.get(lang, lang)} cloze it finds {row['value']:.1%} of {row['items']:,} last words (95 % interval {low:.1%} "
-        f"to {high:.1%}), {relation} the {chance:.0%} of chance."
+        f"to {high:.1%}), {relation} the {chance:.0%} of chance.{beaten}"
     )

@@ -38,7 +38,7 @@ def path(points: Iterable[tuple[float, float]], class_: str, *, closed: bool = F
 
 def measure(words: str) -> float:
     """About the width of a label in units: Han characters and their like count double."""
-    return sum(12.0 if east_asian_width(character) in "WF" else 6.4 for character in words)
+    return sum(12.0 if east_asian_width(character) in "WF" else 6.9 for character in words)
 
 
 def coordinate(value: float) -> str:

@@ -76,7 +76,7 @@ def test_mask_agrees_with_its_definition_position_by_position() -> None:
             for j in range(24):
                 block_i = max(k for k, s in enumerate(starts) if s <= i and (k == 0 or s < 24))
                 block_j = max(k for k, s in enumerate(starts) if s <= j and (k == 0 or s < 24))
-                context = b.block_context[row].tolist() + [0]
+                context = [*b.block_context[row].tolist(), 0]
                 visible = block_i == block_j and (j < starts[block_i] + context[block_i] or j <= i)
                 assert mask[row, 0, i, j].item() == visible, (row, i, j)
 

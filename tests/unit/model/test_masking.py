@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_mask_samples_lose_and_invent_nothing(sample_number: int, epoch: int, le
         assert NO_TARGET not in targets[context:]
         masks = [i for i, token in enumerate(inputs[:context]) if token == SPECIAL.mask]
         assert masks, "at least one blank a block"
-        assert all(b - a > 1 for a, b in zip(masks, masks[1:], strict=False)), "an unmasked token between two blanks"
+        assert all(b - a > 1 for a, b in itertools.pairwise(masks)), "an unmasked token between two blanks"
     assert (sample.input_ids[sample.block_start[-1] :] == SPECIAL.pad).all()
     assert (sample.target_ids[sample.block_start[-1] :] == NO_TARGET).all()
 

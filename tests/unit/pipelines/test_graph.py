@@ -32,7 +32,7 @@ stages:
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     (tmp_path / "seed").write_text("1", encoding="utf-8")
-    return toy_project(tmp_path, TOY, "first: {size: 1, deep: {er: 2}}\n")
+    return toy_project(tmp_path, TOY, "first: {width: 1, deep: {er: 2}}\n")
 
 
 def test_graph_comes_from_dvc_yaml_parents_first(toy: Path) -> None:
@@ -91,7 +91,7 @@ def test_reasons_name_what_changed(toy: Path) -> None:
         "dependency seed changed",
         "parameter first.deep.er: 2 -> 3",
         "parameter first.new: absent -> x",
-        "parameter first.size: 1 -> absent",
+        "parameter first.width: 1 -> absent",
     ]
     assert graph.reasons(after, after) == ["its output was missing or had been changed by hand, or the run was forced"]
     assert graph.reasons(before, None) == ["it did not finish: no entry in dvc.lock"]

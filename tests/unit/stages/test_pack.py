@@ -79,7 +79,7 @@ def test_every_text_token_of_a_sample_is_traced_to_its_document(tmp_path: Path) 
         traced = [tokens[starts[p["doc_index"]] + p["doc_offset"] :][: p["length"]].tolist() for p in behind]
         fed = [t for t in row["input_ids"] if t >= 10] + [t for t in row["target_ids"] if t >= 10]
         assert set(fed) == {token for part in traced for token in part}
-        assert all(0 <= p["doc_offset"] and p["doc_offset"] + p["length"] <= LENGTHS[p["doc_index"]] for p in behind)
+        assert all(p["doc_offset"] >= 0 and p["doc_offset"] + p["length"] <= LENGTHS[p["doc_index"]] for p in behind)
         checked += 1
     assert checked >= 80
     assert [piece["sample"] for piece in pieces] == sorted(piece["sample"] for piece in pieces)
