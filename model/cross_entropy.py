@@ -16,9 +16,10 @@ _CHUNK_LOGITS = 1 << 21  # 8 MB of FP32
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(hidden), device=hidden.device)
-        wanted = any(ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if wanted else None
         grad_weight = torch.zeros(weight.shape, device=weight.device) if wanted else None
         step = max(1, _CHUNK_LOGITS // len(weight))
@@ -40,9 +41,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return torch.dot(losses, row_weights), losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
 
 
 def weighted_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,5 +58,6 @@ def weighted_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, row_
     Returns:
         The weighted sum, FP32 scalar, differentiable in `hidden` and `weight`; and each row's loss, FP32 [T], detached.
     """
-    total, losses = _ChunkedCrossEntropy.apply(hidden, weight, targets, row_weights)
+    wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)  # unknown inside a Function
+    total, losses = _ChunkedCrossEntropy.apply(hidden, weight, targets, row_weights, wanted)
     return total, losses

@@ -70,20 +70,12 @@ def score_documents(
     return np.bincount(np.array(owners, dtype=np.int64), weights=nats, minlength=len(documents)).astype(np.float64)
 
 
-def score_choices(
-    model: GLM, questions: Sequence[Question], blank: int = SPECIAL.mask, batch_positions: int = 8192
-) -> list[NDArray[np.float64]]:
+def score_choices(model: GLM, questions: Sequence[Question], batch_positions: int = 8192) -> list[NDArray[np.float64]]:
     """Log-likelihood of each choice of each question, in nats: `context [MASK] sop choice`, summed over the choice's tokens.
 
-    As published: no eop is scored, the sum is not divided by the length, and a context that is too long loses its beginning
-    (the same for all choices of a question). The prediction is the arg max. Where all choices are single tokens, one pass
-    over the context reads them all.
-
-    Args:
-        model: in evaluation mode.
-        questions: what to score.
-        blank: [MASK], and every token of a choice stands at its position; or [gMASK], and positions count on behind it.
-        batch_positions: positions that go through the model together.
+    As published: every token of a choice stands at the position of its [MASK], no eop is scored, the sum is not divided by
+    the length, and a context that is too long loses its beginning (the same for all choices of a question). The prediction
+    is the arg max. Where all choices are single tokens, one pass over the context reads them all.
 
     Raises:
         ValueError: a choice that is empty or does not fit the model's sequence.
@@ -96,10 +88,10 @@ def score_choices(
             raise ValueError(f"question {number}: each choice needs 1 to {model.config.max_sequence - 2} tokens")
         context = np.asarray(question.context, dtype=np.int64)[-room:]
         if all(len(choice) == 1 for choice in question.choices):
-            single.append((number, _filling(context, blank, np.array([_NO_TARGET]))))
+            single.append((number, _filling(context, np.array([_NO_TARGET]))))
             continue
         for index, choice in enumerate(question.choices):
-            sequences.append(_filling(context, blank, np.asarray(choice, dtype=np.int64)))
+            sequences.append(_filling(context, np.asarray(choice, dtype=np.int64)))
             owners.append((number, index))
     for (number, index), nats in zip(owners, _sequence_nats(model, sequences, batch_positions), strict=True):
         result[number][index] = -nats
@@ -119,13 +111,10 @@ def _windows(ids: Array, window: int, context: int) -> Iterator[_Sequence]:
         start = end
 
 
-def _filling(context: Array, blank: int, choice: Array) -> _Sequence:
-    inputs = np.concatenate([context, [blank, SPECIAL.sop], choice[:-1]])
+def _filling(context: Array, choice: Array) -> _Sequence:
+    inputs = np.concatenate([context, [SPECIAL.mask, SPECIAL.sop], choice[:-1]])
     targets = np.concatenate([np.full(len(context) + 1, _NO_TARGET), choice])
-    positions = np.arange(len(inputs))
-    if blank == SPECIAL.mask:
-        positions = np.minimum(positions, len(context))
-    return _Sequence(inputs, targets, positions, len(context) + 1)
+    return _Sequence(inputs, targets, np.minimum(np.arange(len(inputs)), len(context)), len(context) + 1)
 
 
 @torch.inference_mode()

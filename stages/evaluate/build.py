@@ -118,7 +118,7 @@ def score_model(model: GLM, documents: Sequence[NDArray[np.int32]], items: Seque
     questions = [Question(item.context, list(item.choices[:, None])) for item in items]
     return Scores(
         nats=score_documents(model, documents, params.window, params.context, params.batch_positions),
-        choices=np.array(score_choices(model, questions, params.batch_positions)).reshape(len(items), CHOICES),
+        choices=np.array(score_choices(model, questions, batch_positions=params.batch_positions)).reshape(len(items), CHOICES),
     )
 
 

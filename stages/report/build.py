@@ -14,7 +14,7 @@ from stages._manifest import write_atomic
 from stages._params import NonNegative, Positive, Range
 from stages._runner import StageError, StageIO
 from stages.report import corpus, evaluation, graph, lineage, objective, overview, provenance, tokens, training
-from stages.report.facts import Facts
+from stages.report.facts import Facts, language
 from stages.report.pieces import load_tokenizer
 from stages.report.svg import plain
 
@@ -77,7 +77,6 @@ def render(sections: dict[str, Any]) -> str:
         script=_markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
-        languages=evaluation.LANGUAGES,
     )
 
 
@@ -94,7 +93,7 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
         )
     write_atomic(io.output / "index.html", page)
     io.log(f"{size:,} bytes, {sections['lineage']['indexed']:,} documents to ask for: {io.out}/index.html")
-    return {"bytes": size, "sections": 10, "indexed_documents": sections["lineage"]["indexed"]}
+    return {"bytes": size, "indexed_documents": sections["lineage"]["indexed"]}
 
 
 def _environment() -> jinja2.Environment:
@@ -115,6 +114,7 @@ def _environment() -> jinja2.Environment:
         "fixed": lambda value, digits=3: f"{value:.{digits}f}",
         "short": lambda digest: str(digest)[:12],
         "flat": flat,
+        "language": language,
     }
     return environment
 

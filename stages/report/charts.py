@@ -1,4 +1,4 @@
-"""The page's charts: lines over steps, values with intervals, bars. Pure functions of numbers; the caller names and words them."""
+"""The page's charts: lines over steps, values with intervals, bars. Pure functions of numbers, named by their callers."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _grid(x: Scale, y: Scale, marks: Sequence[str]) -> str:
     for tick, label in zip(y.ticks(4), marks, strict=True):
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(text(label, x.start - 6, y(tick) + 4, "tick", "end"))
-    room = max(measure(plain(x.high)), 20) * 2
+    room = max(measure(plain(x.high)), 20) * 1.7
     for tick in x.ticks(max(1, int((x.end - x.start) / room))):
         if tick != int(tick):  # steps and layers are counted
             continue

@@ -244,7 +244,7 @@ def differences(text: str, other: str) -> tuple[Markup, Markup]:
     start = max(0, first - 30)
     parts = [excerpt(side[start:], 130) for side in (text, other)]
     left, right = Markup("…") if start else Markup(), Markup("…") if start else Markup()
-    for kind, a, b, c, d in SequenceMatcher(None, *parts, autojunk=False).get_opcodes():
+    for kind, a, b, c, d in SequenceMatcher(None, parts[0], parts[1], autojunk=False).get_opcodes():
         here, there = Markup.escape(parts[0][a:b]), Markup.escape(parts[1][c:d])
         left += here if kind == "equal" or not here else _marked(here)
         right += there if kind == "equal" or not there else _marked(there)

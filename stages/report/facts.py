@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from stages._manifest import MANIFEST, sha256_file
 from stages._runner import StageError, StageIO
 
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
+
 
 class Facts:
     """The outputs of all stages before this one.
@@ -105,6 +107,11 @@ def at(data: Any, file: str, *keys: str) -> Any:
             raise StageError(f"no field {place!r}", file=file, remedy="run the stage that writes the file again")
         data = data[key]
     return data
+
+
+def language(lang: str) -> str:
+    """A language's English name; its tag where there is none."""
+    return _LANGUAGES.get(lang, lang)
 
 
 def number(row: dict[str, str], column: str, file: str, index: int) -> float | None:

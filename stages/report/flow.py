@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from stages.report.facts import language
 from stages.report.svg import picture, tag, text
 
 _WIDTH, _BODY, _GAP, _LINE = 1060, 210.0, 30.0, 16.0
-_LEFT, _LAST = 70.0, 890.0
+_LEFT, _LAST = 84.0, 990.0
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,32 @@ def flow(steps: tuple[list[Passage], Passage], languages: Sequence[str]) -> Mark
     passages, last = steps
     every = [*passages, last]
     streams = list(languages[:2])
-    most = max(sum(passage.standing.get(lang, Counter())["bytes"] for lang in streams) for passage in every)
+    most = max(sum(_bytes(passage, lang) for lang in streams) for passage in every)
     unit = _BODY / max(1, most)
-    above = 30 + _LINE * _lines(passages, streams[:1])
-    axis = above + 20 + unit * max(passage.standing.get(streams[0], Counter())["bytes"] for passage in every)
-    below = axis + _GAP + unit * max((p.standing.get(lang, Counter())["bytes"] for p in every for lang in streams[1:]), default=0)
+    widest = {lang: unit * max(_bytes(passage, lang) for passage in every) for lang in streams}
+    above = 50 + _LINE * _lines(passages, streams[:1])
+    axis = above + widest[streams[0]]
+    below = axis + _GAP + sum(widest[lang] for lang in streams[1:])
     places = [_LEFT + index * (_LAST - _LEFT) / len(passages) for index in range(len(every))]
     parts = []
     for side, lang in zip((-1, 1), streams, strict=False):
         base = axis if side < 0 else axis + _GAP
         for index, passage in enumerate(passages):
             ends = (places[index], places[index + 1])
-            sizes = tuple(p.standing.get(lang, Counter())["bytes"] * unit for p in (passage, every[index + 1]))
-            parts.append(_stream(lang, base, side, ends, (sizes[0], sizes[1])))
-            outer = (axis - (above + 20) if side < 0 else below - axis - _GAP) + 14
-            parts += _losses(passage.losses.get(lang, []), base, side, ends, sizes[0], outer, unit)
-        size = every[0].standing.get(lang, Counter())["bytes"] * unit
-        parts.append(text({"en": "English", "zh": "Chinese"}.get(lang, lang), 0, base + side * size / 2 + 5, f"stream-name c-{lang}"))
+            first, second = (_bytes(p, lang) * unit for p in (passage, every[index + 1]))
+            parts.append(_stream(lang, base, side, ends, (first, second)))
+            parts += _losses(passage.losses.get(lang, []), base, side, ends, first, widest[lang] + 14, unit)
+        middle = base + side * _bytes(every[0], lang) * unit / 2
+        parts.append(text(language(lang), 0, middle + 5, f"stream-name c-{lang}"))
     for place, passage in zip(places, every, strict=True):
         parts += _station(place, axis, passage, streams, unit)
     height = below + 34 + _LINE * _lines(passages, streams[1:])
     title = "What each step left of the corpus"
     return picture("flow", title, _description(every), _WIDTH, height, parts)
+
+
+def _bytes(passage: Passage, lang: str) -> int:
+    return passage.standing.get(lang, Counter())["bytes"]
 
 
 def _lines(passages: Sequence[Passage], languages: Sequence[str]) -> int:
@@ -73,7 +78,8 @@ def _lines(passages: Sequence[Passage], languages: Sequence[str]) -> int:
 def _stream(lang: str, base: float, side: int, ends: tuple[float, float], sizes: tuple[float, float]) -> str:
     (x1, x2), (y1, y2) = ends, (base + side * sizes[0], base + side * sizes[1])
     bend = (x1 + x2) / 2
-    outline = f"M{x1:.2f},{base:.2f}L{x1:.2f},{y1:.2f}C{bend:.2f},{y1:.2f} {bend:.2f},{y2:.2f} {x2:.2f},{y2:.2f}L{x2:.2f},{base:.2f}Z"
+    edge = f"{x1:.2f},{y1:.2f}C{bend:.2f},{y1:.2f} {bend:.2f},{y2:.2f} {x2:.2f},{y2:.2f}"
+    outline = f"M{x1:.2f},{base:.2f}L{edge}L{x2:.2f},{base:.2f}Z"
     return tag("path", d=outline, class_=f"stream c-{lang}")
 
 
@@ -97,7 +103,7 @@ def _losses(
 
 
 def _station(place: float, axis: float, passage: Passage, streams: Sequence[str], unit: float) -> list[str]:
-    heights = [passage.standing.get(lang, Counter())["bytes"] * unit for lang in streams]
+    heights = [_bytes(passage, lang) * unit for lang in streams]
     top, bottom = axis - heights[0], axis + (_GAP + heights[1] if len(heights) > 1 else 0)
     total: Counter[str] = sum((passage.standing.get(lang, Counter()) for lang in streams), Counter())
     said = f"{total['documents']:,} documents"

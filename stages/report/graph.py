@@ -138,15 +138,14 @@ def _edge(a: Node, b: Node, *, narrow: bool) -> str:
 
 def _collected(a: Node, b: Node, bottom: float, *, narrow: bool) -> str:
     """The line to a stage that reads everything: down beside the column, along the bottom, up to its box; all share one way."""
+    if a.x == b.x and not narrow:
+        return _edge(a, b, narrow=narrow)
     y1, y2 = a.y + _BOX[1] / 2 + 12, b.y + _BOX[1] / 2
-    out = a.x + _BOX[0] + 12
+    side, out = a.x + _BOX[0], a.x + _BOX[0] + 12
     if narrow:
-        line, end, towards = f"M{a.x + _BOX[0]},{y1:.2f}H{out:.2f}V{y2:.2f}H{b.x + _BOX[0] + 3:.2f}", b.x + _BOX[0], "left"
-    else:
-        line, end, towards = f"M{a.x + _BOX[0]},{y1:.2f}H{out:.2f}V{bottom:.2f}H{b.x - 18:.2f}V{y2:.2f}H{b.x - 3:.2f}", b.x, "right"
-        if a.x == b.x:
-            return _edge(a, b, narrow=narrow)
-    return _arrow(line, end, y2, towards, "edge collected")
+        return _arrow(f"M{side},{y1:.2f}H{out:.2f}V{y2:.2f}H{side + 3:.2f}", side, y2, "left", "edge collected")
+    line = f"M{side},{y1:.2f}H{out:.2f}V{bottom:.2f}H{b.x - 18:.2f}V{y2:.2f}H{b.x - 3:.2f}"
+    return _arrow(line, b.x, y2, "right", "edge collected")
 
 
 def _arrow(line: str, x: float, y: float, towards: str, style: str) -> str:

@@ -66,7 +66,7 @@ def exposures(ledger: Ledger, segment: Segment, pieces: pa.Table) -> Exposures:
         ranges = ledger.trained(ledger.journal.ancestry(segment))
     except LedgerError as error:
         raise StageError(str(error)) from error
-    consumption = np.concatenate([np.arange(first, end) for first, end in ranges.tolist()])
+    consumption = np.concatenate([np.arange(first, end) for first, end in [(0, 0), *ranges.tolist()]])
     rows = ledger.plan.order.rows(consumption)
     sample, document, length = (pieces[name].to_numpy() for name in ("sample", "doc_index", "length"))
     by_row = np.argsort(rows, kind="stable")
@@ -133,10 +133,11 @@ def _often(count: npt.NDArray[np.int64]) -> list[tuple[str, int]]:
 
 def _coverage(groups: dict[str, Counter[str]], language: dict[str, str]) -> Markup:
     share = {source: group["tokens"] / max(1, group["available"]) for source, group in groups.items()}
-    rows = [(source, f"c-{language[source]}", share[source], f"{share[source]:.0%} of {groups[source]['available']:,}") for source in share]
-    description = "; ".join(f"{label} {behind}" for label, _, _, behind in rows)
+    said = {source: f"{share[source]:.0%} of {group['available']:,}" for source, group in groups.items()}
+    rows = [(source, f"c-{language[source]}", share[source], said[source]) for source in share]
+    description = "; ".join(f"{source} {words}" for source, words in said.items())
     words = Words("coverage", "Tokens shown, as a share of each source's training tokens", description)
-    return bar_chart(words, rows, 500, highest=max(1.0, *share.values()))
+    return bar_chart(words, rows, 440, highest=max(1.0, *share.values()))
 
 
 def document_index(
@@ -145,9 +146,11 @@ def document_index(
     """Every document of the corpus with its fate, compact enough to stand in the page; `templates/search.js` reads it.
 
     Returns:
-        `ids`: sorted, front-coded: a digit to base 36 for the characters shared with the id before, then the rest;
-        `fates`: (why it was not trained on, detail, the other document), and `fate`, for each document its number in them; `steps` and `tokens`: for the documents with fate 0,
-        in order, the steps (to base 36, each but the first as the difference to the one before) and the tokens shown.
+        `ids`: sorted and front-coded, see `front_coded`;
+        `fates`: (why a document was not trained on, detail, the other document), and `fate`, for each document its number in
+        them, 0 for the training set;
+        `steps` and `tokens`: for the documents with fate 0, in order, the steps (to base 36, each but the first as the
+        difference to the one before) and the tokens shown.
         Where there are more than `most` documents, evenly spaced ones are taken.
     """
     fates = {("", "", ""): 0, ("held out", "", ""): 1}

@@ -95,7 +95,8 @@ def read_blocks(record: dict[str, Any], tokenizer: Tokenizer) -> Iterator[Block]
         if start == end:
             continue
         ids, targets, positions = (record[name][start:end] for name in ("input_ids", "target_ids", "position_ids"))
-        context, blanks = [], {}
+        context: list[Token] = []
+        blanks: dict[int, int] = {}
         for piece, position in zip(pieces(tokenizer, ids[:length]), positions[:length], strict=True):
             if piece.id in masks:
                 blanks[position] = len(blanks) + 1
@@ -117,7 +118,8 @@ def _spans(targets: list[Piece], ids: list[int], positions: list[int], blanks: d
 
 def _first_of_each(facts: Facts, seen: Exposures) -> dict[int, tuple[int, int, dict[str, Any]]]:
     """By kind: place in the order of training, row and content of the first sample consumed."""
-    shards = [pa.ipc.open_file(pa.memory_map(str(file))) for file in sorted(facts.io.input("data/pack").glob("samples-*.arrow"))]
+    files = sorted(facts.io.input("data/pack").glob("samples-*.arrow"))
+    shards = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files]
     batches = [shard.get_batch(index) for shard in shards for index in range(shard.num_record_batches)]
     if not batches:
         raise StageError("no packed samples", file="data/pack/samples-00000.arrow", remedy="run `dvc repro --force pack`")
@@ -138,7 +140,5 @@ def _documents(facts: Facts, row: int) -> list[dict[str, Any]]:
     """The documents behind a sample, with the part of each that stands in it."""
     pieces_table = facts.table("data/pack/pieces.parquet", ["sample", "doc_index", "doc_offset", "length"])
     names = facts.table("data/encode/train.documents.parquet", ["doc_id", "lang", "licence"])
-    found: list[dict[str, Any]] = pieces_table.filter(pc.equal(pieces_table["sample"], row)).to_pylist()
-    for part in found:
-        part |= names.slice(part["doc_index"], 1).to_pylist()[0]
-    return found
+    parts = pieces_table.filter(pc.equal(pieces_table["sample"], row)).to_pylist()
+    return [part | names.slice(part["doc_index"], 1).to_pylist()[0] for part in parts]

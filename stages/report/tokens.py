@@ -1,4 +1,4 @@
-"""Section "Tokenizer": how many tokens text takes, what the vocabulary consists of, and a sentence of each language in pieces."""
+"""Section "Tokenizer": how many tokens text takes, what the vocabulary consists of, and a sentence of each language."""
 
 from __future__ import annotations
 
@@ -51,27 +51,35 @@ def section(facts: Facts, tokenizer: Tokenizer) -> dict[str, Any]:
 def sentence(facts: Facts, lang: str) -> tuple[str, str]:
     """A held-out sentence of fitting length, the first in the order of a hash of the document ids, and its document.
 
-    Raises:
-        StageError: no held-out document of the language has one.
+    Where no document has one, the beginning of the first document.
     """
     low, high = _SENTENCE.get(lang, _SENTENCE["en"])
     folder = "data/decontaminate/heldout"
     candidates = []
     for file in document_files(facts.io.input(folder)):
-        table = pq.read_table(file, columns=["doc_id", "lang"]).to_pylist()
-        candidates += [(hashlib.sha256(row["doc_id"].encode()).digest(), row["doc_id"], file) for row in table if row["lang"] == lang]
+        for row in pq.read_table(file, columns=["doc_id", "lang"]).to_pylist():
+            if row["lang"] == lang:
+                candidates.append((hashlib.sha256(row["doc_id"].encode()).digest(), row["doc_id"], file))
     for _, doc_id, file in sorted(candidates):
         for words in _sentences(file, doc_id):
             if low <= len(words) <= high:
                 return doc_id, words
-    raise StageError(f"no sentence of {low} to {high} characters in language {lang!r}", file=f"{folder}/documents")
+    if not candidates:
+        remedy = "run `dvc repro tokenizer`"
+        raise StageError(f"no held-out document in language {lang!r}", file=f"{folder}/documents", remedy=remedy)
+    _, doc_id, file = min(candidates)
+    return doc_id, _text(file, doc_id)[:high]
+
+
+def _text(file: Path, doc_id: str) -> str:
+    (text,) = pq.read_table(file, columns=["text"], filters=[("doc_id", "=", doc_id)])["text"].to_pylist()
+    return str(text)
 
 
 def _sentences(file: Path, doc_id: str) -> Iterator[str]:
-    for text in pq.read_table(file, columns=["text"], filters=[("doc_id", "=", doc_id)])["text"].to_pylist():
-        for paragraph in text.split("\n\n"):
-            joined = " ".join(paragraph.split("\n")) if paragraph.isascii() else paragraph.replace("\n", "")
-            yield from (part.strip() for part in re.findall(r"[A-Z“\u3400-\u9fff][^.!?。！？]+[.!?。！？]", joined))
+    for paragraph in _text(file, doc_id).split("\n\n"):
+        joined = " ".join(paragraph.split("\n")) if paragraph.isascii() else paragraph.replace("\n", "")
+        yield from (part.strip() for part in re.findall(r"[A-Z“\u3400-\u9fff][^.!?。！？]+[.!?。！？]", joined))
 
 
 def _composition(composition: dict[str, int]) -> Markup:
@@ -80,8 +88,9 @@ def _composition(composition: dict[str, int]) -> Markup:
         (kind.replace("-", " "), _style(kind), count, f"{count:,} · {count / total:.1%}")
         for kind, count in sorted(composition.items(), key=lambda item: (-item[1], item[0]))
     ]
-    words = Words("composition", "What the vocabulary consists of", "Pieces by kind: " + ", ".join(f"{k} {n}" for k, _, n, _ in rows))
-    return bar_chart(words, rows, 520)
+    said = ", ".join(f"{kind} {count}" for kind, _, count, _ in rows)
+    words = Words("composition", "What the vocabulary consists of", f"Pieces by kind: {said}")
+    return bar_chart(words, rows, 440)
 
 
 def _style(kind: str) -> str:

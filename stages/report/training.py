@@ -16,6 +16,7 @@ from stages.report.facts import Facts, number
 _FILE = "data/pretrain/loss.csv"
 _COLUMNS = ("step", "samples", "tokens", "batch_size", "lr", "loss", "gmask_loss", "mask_loss", "instruction_loss", "grad_norm")
 _KINDS = (("gmask_loss", "[gMASK]", "c-1"), ("mask_loss", "[MASK]", "c-2"), ("instruction_loss", "instruction", "c-3"))
+_NATS = "nats per target token"
 _WIDE, _NARROW, _SMALL = (1040, 340), (350, 280), (340, 210)
 Series = Sequence[float | None]
 
@@ -45,14 +46,12 @@ def section(facts: Facts, ledger: Ledger) -> dict[str, Any]:
 def _charts(steps: list[float], table: dict[str, list[float | None]], marks: list[Marker]) -> dict[str, Any]:
     span = (0.0, steps[-1])
     loss = _banded("loss", "c-1", steps, table["loss"], 300)
-    smooth = [
-        _banded(label, style, steps, table[name], 60, band=False) for name, label, style in _KINDS if any(table[name])
-    ]
+    smooth = [_banded(label, style, steps, table[name], 60, band=False) for name, label, style in _KINDS if any(table[name])]
     said = f"From {table['loss'][0]:.2f} at step {steps[0]:.0f} to {table['loss'][-1]:.2f} at step {steps[-1]:.0f}."
     words = {
-        "loss": ("Loss of every step", f"Loss per target token. {said} The band spans the steps behind each point.", "nats per target token"),
-        "kinds": ("Loss by kind of sample", "Mean loss of [gMASK], [MASK] and instruction samples by step.", "nats per target token"),
-        "lr": ("Learning rate", "Learning rate by step: linear warm-up, then a cosine.", ""),
+        "loss": ("Loss of every step", f"Loss per target token. {said} The band spans the steps behind each point.", _NATS),
+        "kinds": ("Loss by kind of sample", "Mean loss of [gMASK], [MASK] and instruction samples by step.", _NATS),
+        "lr": ("Learning rate", "Learning rate by step.", ""),
         "grad": ("Gradient norm", "Norm of the gradient before clipping, by step.", ""),
         "batch": ("Batch size", "Sequences in a batch, by step.", ""),
     }

@@ -38,8 +38,8 @@ INSTRUCT = {
     ],
 }
 PACK = {
-    "epochs": 2, "blocks": 2, "sequence_length": 128, "gmask_row": 120, "mask_row": 104, "short_minimum": 8, "instruction_share": 0.2,
-    "shard_samples": 300,
+    "epochs": 2, "blocks": 2, "sequence_length": 128, "gmask_row": 120, "mask_row": 104, "short_minimum": 8,
+    "instruction_share": 0.2, "shard_samples": 300,
 }  # fmt: skip
 EVALUATE = {
     "threads": 1, "window": 127, "context": 63, "checkpoint_tokens": 400, "bootstrap": 200,
@@ -176,7 +176,8 @@ def _write_training(root: Path) -> None:
     for step in range(1, STEPS + 1):
         loss = 7.3 - math.log(step)
         mask = f"{loss + 0.1:.6f}" if step % 3 else ""
-        lines.append(f"{step},{step * BATCH},{step * BATCH * 128},{BATCH},{step * 1e-5:.6e},{loss:.6f},{loss:.6f},{mask},{loss:.6f},1.5\n")
+        shown = f"{step},{step * BATCH},{step * BATCH * 128},{BATCH},{step * 1e-5:.6e},{loss:.6f}"
+        lines.append(f"{shown},{loss:.6f},{mask},{loss:.6f},1.5\n")
     (folder / "loss.csv").write_text(header + "".join(lines), encoding="utf-8")
     parameters = sum(parameter.numel() for parameter in GLM(config).parameters())
     seal(root, "pretrain", {"parameters": parameters, "steps": STEPS}, {"seed": 1234, "model": {"layers": 2, "hidden": 32}})

@@ -99,7 +99,7 @@ def test_choices_stand_at_the_position_of_the_mask(model: GLM) -> None:
 def test_single_tokens_score_the_same_in_one_pass_or_in_many(model: GLM) -> None:
     contexts = [document(length, length) for length in (0, 5, 14)]
     alone = score_choices(model, [Question(context, [[20], [30], [40]]) for context in contexts])
-    mixed = score_choices(model, [Question(context, [[20], [30], [40], [50, 51]]) for context in contexts], 1)
+    mixed = score_choices(model, [Question(context, [[20], [30], [40], [50, 51]]) for context in contexts], batch_positions=1)
     for one, many in zip(alone, mixed, strict=True):
         np.testing.assert_allclose(one, many[:3], atol=1e-4)
     assert all(math.exp(score) < 1 for score in alone[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.children import Children, StoppedError
+from tests.support.processes import running
 
 # Starts a worker, as a stage does, says its number, and goes on.
 SLEEP = "[sys.executable, '-c', 'import time; time.sleep(60)']"
@@ -18,11 +19,6 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 
 def python(children: Children, code: str, lines: list[str], timeout: float | None = None):
     return children.run([sys.executable, "-c", code], Path.cwd(), os.environ, lines.append, timeout)
-
-
-def running(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_lines_status_and_tail() -> None:
@@ -42,13 +38,13 @@ def test_a_timeout_ends_the_whole_group() -> None:
     assert ended.timed_out
     assert ended.status < 0
     assert ended.seconds < 30
-    assert not running(int(lines[0]))
+    assert not running(lines[0])
 
 
 def test_workers_that_a_dead_stage_left_behind_are_ended() -> None:
     lines: list[str] = []
     assert python(Children(1), f"{PARENT}; sys.exit(1)", lines).status == 1
-    assert not running(int(lines[0]))
+    assert not running(lines[0])
 
 
 def test_a_process_that_ignores_the_request_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +73,7 @@ def test_stop_ends_what_runs_and_bars_what_waits() -> None:
     children.stop()
     first.join(20)
     waiting.join(20)
-    assert not running(int(lines[0]))
+    assert not running(lines[0])
     assert len(lines) == 1
     assert "not started" in str(raised[0])
 
