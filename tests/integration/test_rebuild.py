@@ -41,10 +41,6 @@ stages:
     cmd: mkdir -p data/last && cat data/left/x data/right/x > data/last/x
     deps: [data/left, data/right]
     outs: [data/last]
-  aside:
-    cmd: mkdir -p data/aside && cp data/left/x data/aside/x
-    deps: [data/left]
-    outs: [data/aside]
 """
 
 
@@ -81,24 +77,18 @@ def artifact(key: str) -> Any:
 class TestToyGraph:
     def test_flow_and_repro_leave_equal_locks_and_data(self, tmp_path: Path) -> None:
         by_flow, by_dvc = toy(tmp_path / "flow"), toy(tmp_path / "dvc")
-        assert rebuild(by_flow) == dict.fromkeys(["first", "left", "aside", "right", "last"], "ran")
+        assert rebuild(by_flow) == dict.fromkeys(["first", "left", "right", "last"], "ran")
         dvc(by_dvc, "repro")
         assert graph.read_lock(by_flow) == graph.read_lock(by_dvc) != {}
         assert graph.is_up_to_date(dvc(by_flow, "repro").splitlines())
-        assert rebuild(by_flow) == dict.fromkeys(["first", "left", "aside", "right", "last"], "unchanged")
+        assert rebuild(by_flow) == dict.fromkeys(["first", "left", "right", "last"], "unchanged")
 
     def test_only_what_changed_runs_and_artifacts_say_why(self, tmp_path: Path) -> None:
         root = toy(tmp_path / "p")
         rebuild(root)
         (root / "params.yaml").write_text("first: {width: 2}\n", encoding="utf-8")
-        (root / "data/aside/x").unlink()
-        assert rebuild(root) == {
-            "first": "ran",
-            "left": "unchanged",
-            "aside": "restored",
-            "right": "unchanged",
-            "last": "unchanged",
-        }
+        (root / "data/left/x").unlink()
+        assert rebuild(root) == {"first": "ran", "left": "restored", "right": "unchanged", "last": "unchanged"}
         assert "- parameter first.width: 1 -> 2" in artifact("first-run").splitlines()
         counts = artifact("first-counts")
         rows = json.loads(counts) if isinstance(counts, str) else counts
@@ -118,7 +108,6 @@ class TestToyGraph:
         assert {line.stage: line.outcome for line in error.outcomes} == {
             "first": "ran",
             "left": "ran",
-            "aside": "ran",
             "right": "failed",
             "last": "blocked",
         }
@@ -127,7 +116,7 @@ class TestToyGraph:
         assert (root / "tries").read_text(encoding="utf-8") == "tried\n", "a stage's own failure is not tried again"
         assert not (root / "data/last").exists()
         (root / "permission").touch()
-        assert rebuild(root) == {"first": "unchanged", "left": "unchanged", "aside": "unchanged", "right": "ran", "last": "ran"}
+        assert rebuild(root) == {"first": "unchanged", "left": "unchanged", "right": "ran", "last": "ran"}
 
     def test_a_failed_download_is_tried_again(self, tmp_path: Path) -> None:
         root = toy(
@@ -163,7 +152,7 @@ class TestToyGraph:
         assert "Kept: the output of every stage that finished" in result.output
         result = CliRunner().invoke(app, ["rebuild", "nothing"])
         assert result.exit_code == 1
-        assert "ERROR: stage 'nothing' is not in dvc.yaml; present: aside, first, last, left, right" in result.output
+        assert "ERROR: stage 'nothing' is not in dvc.yaml; present: first, last, left, right" in result.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -172,12 +161,12 @@ def test_an_interrupted_command_leaves_no_process(tmp_path: Path, number: signal
     root = toy(tmp_path / "p", "sh -c 'echo $$ > worker; exec sleep 300'")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
     command = [sys.executable, "-m", "cli", "rebuild", "right"]
-    running = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not (root / "worker").exists() and running.poll() is None and time.monotonic() < deadline:
+    while not (root / "worker").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    running.send_signal(number)
-    assert running.wait(60) not in (0, None)
+    process.send_signal(number)
+    assert process.wait(60) not in (0, None)
     assert not running((root / "worker").read_text(encoding="utf-8"))
     assert "right" not in graph.read_lock(root)
 
