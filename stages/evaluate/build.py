@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from stages._manifest import canonical, sha256_file
 from stages._runner import StageError, StageIO
 from stages.evaluate.baselines import Bigram, Unigram
 from stages.evaluate.cloze import CHOICES, Item, make_items
-from stages.evaluate.heldout import Split, read_split
+from stages.evaluate.heldout import Split, drawn, every_nth, read_split
 from stages.evaluate.settings import Params
 from stages.evaluate.statistics import bits_per_byte, paired_bootstrap, wilson
 
@@ -138,17 +137,6 @@ def by_group(heldout: Split, measure: Callable[[NDArray[np.bool_]], Any]) -> dic
     }
 
 
-def subset(heldout: Split, tokens: int, seed: int) -> NDArray[np.int64]:
-    """Documents of each language, drawn by SHA-256 until they hold `tokens` tokens or there are no more."""
-    chosen = []
-    for lang in sorted(set(heldout.lang.tolist())):
-        numbers = np.flatnonzero(heldout.lang == lang).tolist()
-        numbers.sort(key=lambda number: hashlib.sha256(f"{seed}/{heldout.doc_id[number]}".encode()).digest())
-        before = np.cumsum([0, *(len(heldout.text_tokens(number)) for number in numbers)])[:-1]
-        chosen += [number for number, held in zip(numbers, before, strict=True) if held < tokens]
-    return np.array(sorted(chosen), dtype=np.int64)
-
-
 def differences(heldout: Split, scores: dict[str, Scores], exported: Sequence[str], params: Params) -> list[dict[str, Any]]:
     """Bits per byte of one model less another's, with intervals: the model against baselines, exports against the model."""
     pairs = [("fp32", "unigram"), ("fp32", "bigram"), *((name, "fp32") for name in exported)]
@@ -202,7 +190,8 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
     torch.set_num_threads(params.threads)
     tokenizer = Tokenizer(io.input(_TOKENIZER))
     encoded = io.input("data/encode")
-    train, heldout = read_split(encoded, "train", params.baselines.train_tokens), read_split(encoded, "heldout", 2**62)
+    train = read_split(encoded, "train", every_nth(params.baselines.train_tokens))
+    heldout = read_split(encoded, "heldout", drawn(params.heldout_tokens, params.seed))
     documents = [heldout.text_tokens(number) for number in range(len(heldout))]
     items = make_items(train, heldout, tokenizer, params.cloze, params.seed)
     unigram = Unigram.fit(train.tokens, tokenizer.piece_count, params.baselines.smoothing)
@@ -213,9 +202,10 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
     folders = {"fp32": last, **exported}
     for name in io.track(folders, "scoring", len(folders), "models"):
         scores[name] = score_model(load(folders[name], params, tokenizer.path), documents, items, params)
-    results = {
+    results: dict[str, Any] = {
         "checkpoint": last.name,
         "heldout": by_group(heldout, lambda here: _size(heldout, here)),
+        "heldout_share": round(heldout.share, _DIGITS),
         "baselines": {
             "train_tokens": len(train.tokens),
             "train_share": round(train.share, _DIGITS),
@@ -245,7 +235,7 @@ def _curve(
 
     if not params.checkpoint_tokens:
         return []
-    chosen = subset(heldout, params.checkpoint_tokens, params.seed)
+    chosen = drawn(params.checkpoint_tokens, params.seed)(heldout.doc_id, heldout.lang, np.diff(heldout.start))
     documents = [heldout.text_tokens(int(number)) for number in chosen]
     nats = {}
     for folder in io.track(earlier, "scoring", len(earlier), "earlier checkpoints"):

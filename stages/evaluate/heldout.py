@@ -1,7 +1,9 @@
-"""Token shards and their documents table, as arrays."""
+"""Token shards and their documents table, as arrays; of large splits only the documents that are asked for."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages._runner import StageError
+
+Strings = NDArray[np.str_]
+Numbers = NDArray[np.int64]
+Choose = Callable[[Strings, Strings, Numbers], Numbers]  # rows of the table, from doc_id, lang and length of all of them
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,11 @@ class Split:
     """
 
     tokens: NDArray[np.int32]
-    start: NDArray[np.int64]
-    doc_id: NDArray[np.str_]
-    lang: NDArray[np.str_]
-    source: NDArray[np.str_]
-    bytes: NDArray[np.int64]
+    start: Numbers
+    doc_id: Strings
+    lang: Strings
+    source: Strings
+    bytes: Numbers
     share: float
 
     def __len__(self) -> int:
@@ -41,32 +47,67 @@ class Split:
         return self.tokens[self.start[document] : self.start[document + 1] - 1]
 
 
-def read_split(folder: Path, split: str, most_tokens: int) -> Split:
-    """Every n-th document of a split, n as small as `most_tokens` allows (1: all of them).
+def every_nth(most_tokens: int) -> Choose:
+    """Every n-th document, n as small as `most_tokens` allows."""
+
+    def choose(doc_id: Strings, lang: Strings, length: Numbers) -> Numbers:
+        return np.arange(0, len(length), max(1, -(-int(length.sum()) // most_tokens)))
+
+    return choose
+
+
+def drawn(tokens: int, seed: int) -> Choose:
+    """Documents of each language in the order of their digests until they hold `tokens` tokens; the rows ascend.
+
+    With the same seed, the documents of a smaller draw are among those of a larger one.
+    """
+
+    def choose(doc_id: Strings, lang: Strings, length: Numbers) -> Numbers:
+        rows: list[int] = []
+        for language in sorted(set(lang.tolist())):
+            mine = np.flatnonzero(lang == language).tolist()
+            mine.sort(key=lambda row: hashlib.sha256(f"{seed}/{doc_id[row]}".encode()).digest())
+            before = np.cumsum([0, *length[mine]])[:-1]
+            rows += [row for row, held in zip(mine, before.tolist(), strict=True) if held < tokens]
+        return np.array(sorted(rows), dtype=np.int64)
+
+    return choose
+
+
+def read_split(folder: Path, split: str, choose: Choose) -> Split:
+    """The documents of a split that `choose` picks.
 
     Raises:
         StageError: shards and table do not belong together.
     """
     table = pq.read_table(folder / f"{split}.documents.parquet")
-    total = int(table["length"].to_numpy().sum())
-    table = table.take(np.arange(0, len(table), max(1, -(-total // most_tokens))))
-    shards = []
-    for file in sorted(folder.glob(f"{split}-*.arrow")):
-        with pa.memory_map(str(file)) as source:
-            shards.append(pa.ipc.open_file(source).read_all()["token"])
-    stream = pa.chunked_array([chunk for shard in shards for chunk in shard.chunks], type=pa.int32())
-    if len(stream) != total:
+    doc_id, lang, source = (np.array(table[name].to_pylist(), dtype=np.str_) for name in ("doc_id", "lang", "source"))
+    length = table["length"].to_numpy().astype(np.int64)
+    stream = _token_stream(folder, split)
+    if len(stream) != length.sum():
         raise StageError(
-            f"documents hold {total} tokens, shards {len(stream)}",
+            f"documents hold {length.sum()} tokens, shards {len(stream)}",
             file=f"data/encode/{split}.documents.parquet",
             remedy="run `dvc repro --force encode`",
         )
-    length = table["length"].to_numpy().astype(np.int64)
-    pieces = [stream.slice(at, size).to_numpy() for at, size in zip(table["offset"].to_pylist(), length.tolist(), strict=True)]
+    rows = choose(doc_id, lang, length)
+    offset = table["offset"].to_numpy()
+    pieces = [stream.slice(int(offset[row]), int(length[row])).to_numpy() for row in rows]
     return Split(
-        tokens=np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32),
-        start=np.concatenate([[0], np.cumsum(length)]).astype(np.int64),
-        **{name: np.array(table[name].to_pylist(), dtype=np.str_) for name in ("doc_id", "lang", "source")},
-        bytes=table["bytes"].to_numpy(),
-        share=float(length.sum()) / total if total else 1.0,
+        tokens=np.concatenate([np.empty(0, dtype=np.int32), *pieces]),
+        start=np.concatenate([[0], np.cumsum(length[rows])]).astype(np.int64),
+        doc_id=doc_id[rows],
+        lang=lang[rows],
+        source=source[rows],
+        bytes=table["bytes"].to_numpy()[rows],
+        share=float(length[rows].sum() / max(length.sum(), 1)),
     )
+
+
+def _token_stream(folder: Path, split: str) -> pa.ChunkedArray:
+    """All shards of a split, memory-mapped, as one column."""
+    chunks = []
+    for file in sorted(folder.glob(f"{split}-*.arrow")):
+        with pa.memory_map(str(file)) as source:
+            chunks += pa.ipc.open_file(source).read_all()["token"].chunks
+    return pa.chunked_array(chunks, type=pa.int32())

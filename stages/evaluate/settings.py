@@ -49,17 +49,19 @@ class Params:
     `threads` and `batch_positions` are tracked because they decide the order of floating-point sums, and so the bytes.
 
     Attributes:
+        heldout_tokens: of each language, in whole documents drawn by SHA-256, on which everything is scored.
+        checkpoint_tokens: as many of these for each checkpoint before the last; 0 for none.
         window, context: of `model.scoring.score_documents`.
-        checkpoint_tokens: held-out tokens of each language on which every checkpoint before the last is scored; 0 for none.
         bootstrap: resamples.
     """
 
     seed: Seed
     threads: Annotated[int, Range(1, 256)]
     batch_positions: Annotated[int, Range(64, 2**24)]
+    heldout_tokens: Positive
+    checkpoint_tokens: NonNegative
     window: Annotated[int, Range(2, 131_071)]
     context: Positive
-    checkpoint_tokens: NonNegative
     bootstrap: Annotated[int, Range(100, 1_000_000)]
     baselines: Baselines
     cloze: Cloze

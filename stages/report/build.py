@@ -68,16 +68,23 @@ def gather(params: Params, io: StageIO) -> dict[str, Any]:
 
 
 def render(sections: dict[str, Any]) -> str:
-    """The page as text. Style and script are inlined; the page's own policy allows these two and no outside address."""
+    """The page as text. Style and script are inlined; the page's own policy allows these two and no outside address.
+
+    Raises:
+        StageError: a template asks for a field that no section has.
+    """
+    import jinja2
+
     environment = _environment()
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "search.js"))
-    return environment.get_template("page.html").render(
-        sections,
-        style=_markup(style),
-        script=_markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-    )
+    template = environment.get_template("page.html")
+    inlined = {"style": _markup(style), "script": _markup(script), "style_hash": _hash(style), "script_hash": _hash(script)}
+    try:
+        return template.render(sections, **inlined)
+    except jinja2.UndefinedError as error:
+        raise StageError(
+            f"something that the page shows is absent: {error}", remedy="run `dvc repro --force report`"
+        ) from error
 
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def section(facts: Facts, samples: int) -> dict[str, Any]:
     bits = at(results, _RESULTS, "bits_per_byte")
     models = order(bits)
     languages = sorted(at(bits, _RESULTS, "fp32", "language"))
-    differences = at(results, _RESULTS, "differences")
-    cloze = at(results, _RESULTS, "cloze")
+    differences, cloze = at(results, _RESULTS, "differences"), at(results, _RESULTS, "cloze")
+    _check(results, models)
     sizes = {"fp32": facts.count("quantize", "checkpoint_bytes"), **facts.count("quantize", "bytes")}
     items = facts.table(_ITEMS, ["item", "lang", "doc_id", "context", "choices", "label", "model", "prediction", "scores"])
     choices = len(items["choices"][0]) if items.num_rows else 0
@@ -56,6 +56,26 @@ def section(facts: Facts, samples: int) -> dict[str, Any]:
         "sizes": {model: sizes[model] for model in models if model in sizes},
         "error_means": facts.count("quantize", "mean_relative_error"),
     }
+
+
+def _check(results: dict[str, Any], models: list[str]) -> None:
+    """Every number that the page shows is there; raises StageError else."""
+    for group in ("language", "source"):
+        for name, size in at(results, _RESULTS, "heldout", group).items():
+            for key in ("documents", "bytes"):
+                at(size, _RESULTS, key)
+            for model in models:
+                at(results, _RESULTS, "bits_per_byte", model, group, name)
+    for row in at(results, _RESULTS, "differences"):
+        for key in ("model", "reference", "lang", "value", "low", "high"):
+            at(row, _RESULTS, key)
+    for row in at(results, _RESULTS, "checkpoints"):
+        for keys in (("step",), *(("bpb", lang) for lang in at(results, _RESULTS, "heldout", "language"))):
+            at(row, _RESULTS, *keys)
+    for model in models:
+        for row in at(results, _RESULTS, "cloze", model).values():
+            for key in ("value", "low", "high", "items"):
+                at(row, _RESULTS, key)
 
 
 def order(models: dict[str, Any]) -> list[str]:

@@ -121,9 +121,14 @@ def _first_of_each(facts: Facts, seen: Exposures) -> dict[int, tuple[int, int, d
     files = sorted(facts.io.input("data/pack").glob("samples-*.arrow"))
     shards = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files]
     batches = [shard.get_batch(index) for shard in shards for index in range(shard.num_record_batches)]
-    if not batches:
-        raise StageError("no packed samples", file="data/pack/samples-00000.arrow", remedy="run `dvc repro --force pack`")
-    ends = np.cumsum([batch.num_rows for batch in batches])
+    ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
+    last = int(seen.rows.max(initial=-1))
+    if not batches or last >= ends[-1]:
+        raise StageError(
+            f"training consumed row {last}, but it is not there",
+            file="data/pack/samples-*.arrow",
+            remedy="run `dvc repro pack`",
+        )
     kind = np.concatenate([batch["kind"].to_numpy() for batch in batches])[seen.rows]
     found = {}
     for value in range(len(KINDS)):

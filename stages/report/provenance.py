@@ -38,10 +38,13 @@ def section(facts: Facts) -> dict[str, Any]:
         "stages": stages,
         "type": at(statement, _STATEMENT, "_type"),
         "predicate_type": at(statement, _STATEMENT, "predicateType"),
-        "subjects": [(entry["name"], entry["digest"]["sha256"]) for entry in at(statement, _STATEMENT, "subject")],
-        "documents": at(predicate, _STATEMENT, "documents"),
-        "model": at(predicate, _STATEMENT, "model"),
-        "journal": at(predicate, _STATEMENT, "journal"),
+        "subjects": [
+            (at(entry, _STATEMENT, "name"), at(entry, _STATEMENT, "digest", "sha256"))
+            for entry in at(statement, _STATEMENT, "subject")
+        ],
+        "documents": {key: at(predicate, _STATEMENT, "documents", key) for key in ("count", "merkleRoot", "leaves", "tree")},
+        "model": {key: at(predicate, _STATEMENT, "model", key) for key in ("name", "version")},
+        "journal": {key: at(predicate, _STATEMENT, "journal", key) for key in ("head", "segments")},
         "plan": at(predicate, _STATEMENT, "plan", "digest"),
         "attested": facts.of("attest", "files"),
     }

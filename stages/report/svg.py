@@ -87,20 +87,23 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten in [low, high], at most `count` + 1 of them."""
     if not high > low:
         return [low]
-    raw = (high - low) / max(1, count)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    step = _step(low, high, count)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def rounded(low: float, high: float, count: int) -> tuple[float, float]:
-    """The interval widened to the next round value on both sides."""
+    """The interval widened to the next tick on both sides."""
     if not high > low:
         return low - 0.5, high + 0.5
-    marks = ticks(low, high, count)
-    step = marks[1] - marks[0] if len(marks) > 1 else high - low
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    step = _step(low, high, count)
+    return round(math.floor(low / step + 1e-9) * step, 12), round(math.ceil(high / step - 1e-9) * step, 12)
+
+
+def _step(low: float, high: float, count: int) -> float:
+    raw = (high - low) / max(1, count)
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
 
 
 def plain(value: float) -> str:

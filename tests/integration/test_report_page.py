@@ -134,7 +134,7 @@ def test_the_search_answers_as_the_ledger_does(browser: str, project: Path, tmp_
     assert seen.console == [] and seen.requests == []
     rows = {row[0]: row[1:] for row in seen.rows()}
     assert re.search(rf'role="status"[^>]*>{len(rows)} documents\.<', seen.dom)
-    assert list(rows)[0] == "tales/1", "the exact id comes first"
+    assert next(iter(rows)) == "tales/1", "the exact id comes first"
     corpus = pq.read_table(project / "data/corpus/documents/tales-00000.parquet")["doc_id"].to_pylist()
     assert set(rows) == {name for name in corpus if "tales/1" in name} and len(rows) > 5
     train = pq.read_table(project / "data/encode/train.documents.parquet")["doc_id"].to_pylist()

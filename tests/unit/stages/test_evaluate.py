@@ -26,9 +26,9 @@ from stages.encode import Params as EncodeParams
 from stages.encode import run as encode
 from stages.evaluate import Params, run
 from stages.evaluate.baselines import Bigram, Unigram
-from stages.evaluate.build import ITEMS, subset
+from stages.evaluate.build import ITEMS
 from stages.evaluate.cloze import Vocabulary, make_items
-from stages.evaluate.heldout import Split, read_split
+from stages.evaluate.heldout import Split, drawn, every_nth, read_split
 from stages.evaluate.settings import Baselines, Cloze
 from stages.evaluate.statistics import bits_per_byte, paired_bootstrap, wilson
 from stages.tokenizer import Params as TokenizerParams
@@ -43,6 +43,7 @@ PARAMS = Params(
     batch_positions=2048,
     window=60,
     context=20,
+    heldout_tokens=2**40,
     checkpoint_tokens=100,
     bootstrap=200,
     baselines=Baselines(2**40, 1.0, None),
@@ -102,7 +103,7 @@ def load(file: Path) -> Any:
 def splits(project: Path) -> tuple[Split, Split, Tokenizer]:
     folder = project / "data/encode"
     tokenizer = Tokenizer(project / "data/tokenizer/tokenizer.model")
-    return read_split(folder, "train", 2**40), read_split(folder, "heldout", 2**40), tokenizer
+    return read_split(folder, "train", every_nth(2**40)), read_split(folder, "heldout", every_nth(2**40)), tokenizer
 
 
 # --- parameters ---------------------------------------------------------------------------------------------------------
@@ -140,17 +141,31 @@ def test_a_split_is_its_documents(project: Path) -> None:
 
 def test_a_limit_takes_every_nth_document(project: Path) -> None:
     train, _, _ = splits(project)
-    part = read_split(project / "data/encode", "train", len(train.tokens) // 3)
-    assert part.doc_id.tolist() == train.doc_id[:: 4 if len(train.tokens) % 3 else 3].tolist()
-    assert part.text_tokens(1).tolist() == train.text_tokens(4 if len(train.tokens) % 3 else 3).tolist()
+    part = read_split(project / "data/encode", "train", every_nth(len(train.tokens) * 2 // 5))
+    assert part.doc_id.tolist() == train.doc_id[::3].tolist()
+    assert part.text_tokens(1).tolist() == train.text_tokens(3).tolist()
     assert part.share == pytest.approx(len(part.tokens) / len(train.tokens))
+
+
+def test_draws_are_whole_documents_of_each_language(project: Path) -> None:
+    train, _, _ = splits(project)
+    folder = project / "data/encode"
+    small, large = (read_split(folder, "train", drawn(tokens, 1)) for tokens in (1000, 4000))
+    assert set(small.doc_id) < set(large.doc_id) < set(train.doc_id)
+    for part, wanted in ((small, 1000), (large, 4000)):
+        assert part.doc_id.tolist() == [name for name in train.doc_id.tolist() if name in set(part.doc_id)]
+        for lang in ("en", "zh"):
+            held = [int(part.start[n + 1] - part.start[n]) for n in range(len(part)) if part.lang[n] == lang]
+            assert sum(held) >= wanted > sum(held) - max(held)
+    assert set(read_split(folder, "train", drawn(1000, 2)).doc_id) != set(small.doc_id)
+    assert len(read_split(folder, "train", drawn(2**40, 1))) == len(train)
 
 
 def test_shards_that_do_not_fit_the_table_are_refused(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data/encode", tmp_path / "encode")
     shutil.copy(tmp_path / "encode/heldout-00000.arrow", tmp_path / "encode/heldout-00001.arrow")
     with pytest.raises(StageError, match=r"documents hold \d+ tokens, shards \d+"):
-        read_split(tmp_path / "encode", "heldout", 2**40)
+        read_split(tmp_path / "encode", "heldout", every_nth(2**40))
 
 
 # --- baselines ----------------------------------------------------------------------------------------------------------
@@ -334,7 +349,7 @@ def test_earlier_checkpoints_are_scored_on_a_part(project: Path, evaluated: tupl
     curve = load(evaluated[0] / "results.json")["checkpoints"]
     assert [(row["checkpoint"], row["step"]) for row in curve] == [("step-000005", 5), ("step-000010", 10)]
     _, heldout, _ = splits(project)
-    chosen = subset(heldout, PARAMS.checkpoint_tokens, PARAMS.seed)
+    chosen = drawn(PARAMS.checkpoint_tokens, PARAMS.seed)(heldout.doc_id, heldout.lang, np.diff(heldout.start))
     assert set(heldout.lang[chosen]) == {"en", "zh"} and len(chosen) < len(heldout)
     for row in curve:
         model = read_model(project / "data/pretrain/checkpoints" / row["checkpoint"])
@@ -342,8 +357,6 @@ def test_earlier_checkpoints_are_scored_on_a_part(project: Path, evaluated: tupl
             here = [int(number) for number in chosen if heldout.lang[number] == lang]
             nats = score_documents(model, [heldout.text_tokens(number) for number in here], 60, 20).sum()
             assert row["bpb"][lang] == pytest.approx(nats / math.log(2) / heldout.bytes[here].sum(), abs=1e-5)
-    everything = subset(heldout, 2**40, 1)
-    assert everything.tolist() == list(range(len(heldout)))
 
 
 def test_items_table_lets_every_answer_be_checked(project: Path, evaluated: tuple[Path, dict[str, Any]]) -> None:
