@@ -6,9 +6,9 @@ Python API holds no lock between the threads of one process.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,12 +118,23 @@ def says_something(line: str) -> bool:
 
 
 def read_lock(root: Path) -> dict[str, dict[str, Any]]:
-    """The entries of dvc.lock by stage. Compare these, never the text: entries stand in the order stages finished."""
+    """The entries of dvc.lock by stage. Compare these, never the text: entries stand in the order stages finished.
+
+    Raises:
+        GraphError: the file is not, and does not soon become, a lock file; DVC rewrites it in place as a stage ends.
+    """
     file = root / "dvc.lock"
-    if not file.is_file():
-        return {}
-    stages: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8")).get("stages", {})
-    return stages
+    for _ in range(20):
+        try:
+            data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except yaml.YAMLError:
+            data = None
+        if isinstance(data, dict):
+            return dict(data.get("stages") or {})
+        time.sleep(0.1)
+    raise GraphError(f"{file} is no lock file of DVC. Remedy: delete it and run `dvc repro`")
 
 
 def reasons(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[str]:
@@ -133,7 +144,7 @@ def reasons(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -
     if not before:
         return ["first run: dvc.lock had no entry for it"]
     found = ["command changed"] if before.get("cmd") != after.get("cmd") else []
-    old, new = _hashes(before), _hashes(after)
+    old, new = ({dep["path"]: dep for dep in entry.get("deps", [])} for entry in (before, after))
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path):
             found.append(f"dependency {path} " + ("is new" if path not in old else "is gone" if path not in new else "changed"))
@@ -144,24 +155,16 @@ def reasons(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -
     return found or ["its output was missing or had been changed by hand, or the run was forced"]
 
 
-def _hashes(entry: Mapping[str, Any]) -> dict[str, str]:
-    return {dep["path"]: json.dumps({key: dep.get(key) for key in ("hash", "md5", "etag")}) for dep in entry.get("deps", [])}
+def _params(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for section in entry.get("params", {}).values() for key, value in flat(section).items()}
 
 
-def _params(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Every parameter leaf, as `section.key`, with its value as text."""
-    flat: dict[str, str] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), item)
-        else:
-            flat[prefix] = str(value)
-
-    for values in entry.get("params", {}).values():
-        walk("", values)
-    return flat
+def flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    leaves: dict[str, Any] = {}
+    for key, value in data.items():
+        leaves |= {f"{key}.{rest}": leaf for rest, leaf in flat(value).items()} if isinstance(value, dict) else {key: value}
+    return leaves
 
 
 def mermaid(graph: Mapping[str, Stage], outcomes: Mapping[str, str]) -> str:

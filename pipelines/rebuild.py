@@ -46,13 +46,16 @@ def rebuild(targets: list[str] | None = None, timeout: float | None = None, root
     """
     folder = Path(root).resolve()
     stages = graph.read_graph(folder, targets or ())
+    before = graph.read_lock(folder)
     children = Children(WORKERS)
     futures: dict[str, PrefectFuture[Outcome]] = {}
     try:
         for name, stage in stages.items():
             named = run_stage.with_options(name=f"dvc:{name}", task_run_name=f"dvc:{name}")
             parents = [futures[parent] for parent in stage.parents if parent in futures]
-            futures[name] = named.submit(stage, folder, children, timeout, wait_for=parents, return_state=False)
+            futures[name] = named.submit(
+                stage, folder, before.get(name), children, timeout, wait_for=parents, return_state=False
+            )
         wait(list(futures.values()))
         results = {name: _result(future) for name, future in futures.items()}
         outcomes = [_outcome(name, result) for name, result in results.items()]

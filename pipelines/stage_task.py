@@ -79,12 +79,15 @@ def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=[5, 20, 60],
     retry_condition_fn=_worth_retrying,
 )
-def run_stage(stage: graph.Stage, root: Path, children: Children, timeout: float | None) -> Outcome:
+def run_stage(
+    stage: graph.Stage, root: Path, before: Mapping[str, Any] | None, children: Children, timeout: float | None
+) -> Outcome:
     """Run `dvc repro --single-item` for `stage` as a process of its own and publish counts and reasons.
 
     Args:
         stage: The stage; its parents are up to date.
         root: The project.
+        before: The stage's entry in dvc.lock before the flow began, if it had one.
         children: Starts and stops the process.
         timeout: Seconds after which the stage is stopped, or None.
 
@@ -92,7 +95,6 @@ def run_stage(stage: graph.Stage, root: Path, children: Children, timeout: float
         StageFailedError: the process failed or was stopped.
     """
     logger = get_run_logger()
-    before = graph.read_lock(root).get(stage.name)
     command = graph.repro_command([stage.name], single=True)
     outcomes: dict[str, str] = {}
 
@@ -118,19 +120,9 @@ def _cause(ended: Finished, timeout: float | None) -> str:
 
 def _counts(root: Path, stage: graph.Stage) -> dict[str, Any]:
     """The counts in the manifests of the stage's outputs, flat: `dropped.too_short` for a mapping inside."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), item)
-        else:
-            flat[prefix] = value
-
-    for manifest in (root / out / "manifest.json" for out in stage.outs):
-        if manifest.is_file():
-            walk("", json.loads(manifest.read_text(encoding="utf-8")).get("counts", {}))
-    return flat
+    manifests = [root / out / "manifest.json" for out in stage.outs]
+    found = [json.loads(file.read_text(encoding="utf-8")).get("counts", {}) for file in manifests if file.is_file()]
+    return {name: value for counts in found for name, value in graph.flat(counts).items()}
 
 
 def _publish(stage: graph.Stage, outcome: str, ended: Finished, reasons: list[str], counts: Mapping[str, Any]) -> None:

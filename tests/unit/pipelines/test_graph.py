@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,19 @@ def test_mermaid_shows_every_stage_edge_and_outcome(toy: Path) -> None:
     assert [line.strip() for line in lines if "-->" in line] == ["s0 --> s1", "s0 --> s2", "s1 --> s3", "s2 --> s3"]
     assert '    s1["copy@a: failed"]:::failed' in lines
     assert '    s2["copy@b: waiting"]:::waiting' in lines
+
+
+def test_a_lock_file_that_is_being_written_is_awaited(tmp_path: Path) -> None:
+    file = tmp_path / "dvc.lock"
+    file.write_text("", encoding="utf-8")  # as DVC leaves it between truncating and writing
+    writer = threading.Timer(0.3, file.write_text, ["schema: '2.0'\nstages:\n  a: {cmd: b}\n", "utf-8"])
+    writer.start()
+    assert graph.read_lock(tmp_path) == {"a": {"cmd": "b"}}
+    writer.join()
+
+
+def test_a_lock_file_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    (tmp_path / "dvc.lock").write_text("<<<<<<< HEAD\nstages: {\n", encoding="utf-8")
+    with pytest.raises(GraphError, match="no lock file of DVC"):
+        graph.read_lock(tmp_path)
