@@ -161,14 +161,9 @@ def test_an_interrupted_command_leaves_no_process(tmp_path: Path, number: signal
     root = toy(tmp_path / "p", "sh -c 'echo $$ > worker; exec sleep 300'")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
     command = [sys.executable, "-m", "cli", "rebuild", "right"]
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job is born ignoring it
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born ignoring it
+    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 240
     while not (root / "worker").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
