@@ -43,6 +43,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], config: Mappin
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial / WEIGHTS)
     shutil.copyfile(tokenizer, partial / TOKENIZER)
     (partial / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (partial / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
     for file in [*partial.iterdir(), partial]:
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,9 +40,9 @@ def rebuild(
     if cron is not None:
         flow.serve(name="scheduled", cron=cron, parameters={"targets": targets, "timeout": timeout}, limit=1)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit, which stops the server too
     try:
-        outcomes = flow(targets=targets, timeout=timeout)
+        with _exit_on_sigterm():
+            outcomes = flow(targets=targets, timeout=timeout)
     except GraphError as error:
         typer.echo(f"ERROR: {error}", err=True)
         raise typer.Exit(1) from error
@@ -50,6 +52,16 @@ def rebuild(
         raise typer.Exit(1) from error
     _print_table(outcomes)
     typer.echo("A plain `dvc repro` found nothing to do.")
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM becomes an ordinary exit, which stops stages and server too; Prefect does so while the flow itself runs."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_table(outcomes: list[Outcome]) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from model.config import GLM_130B, ModelConfig
 from model.cross_entropy import weighted_cross_entropy
-from model.glm import GLM, Batch, attention_mask, initialise, rotate
+from model.glm import GLM, Batch, attend, attention_mask, initialise, rotate
 
 SMALL = ModelConfig(layers=2, hidden=48, heads=4, ffn=128, vocabulary=200, max_sequence=32)
 
@@ -160,16 +160,31 @@ def test_embedding_gradient_shrink_scales_the_input_side_and_no_value() -> None:
     assert torch.allclose(shrunk, head_side + 0.1 * (whole - head_side), atol=1e-9)
 
 
-def test_bfloat16_keeps_scores_and_softmax_in_fp32() -> None:
-    """Attention in BF16 must be as near to the truth as rounding its inputs alone, which a BF16 softmax is not."""
+@pytest.mark.parametrize("length", [64, 640], ids=["plain products", "fused kernel"])
+def test_attention_equals_the_formula_and_its_softmax_is_fp32(length: int) -> None:
+    """FP32 within rounding; BF16 no further off than a softmax over scores of rounded inputs, and never a BF16 sum."""
     generator = torch.Generator().manual_seed(2)
-    q, k, v = (torch.randn(1, 2, 64, 32, generator=generator).bfloat16() * 3 for _ in range(3))
-    mask = torch.ones(64, 64, dtype=torch.bool).tril()
-    found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).float()
-    scores = (q.float() @ k.float().mT / math.sqrt(32)).masked_fill(~mask, -torch.inf)
-    exact = scores.softmax(-1) @ v.float()
-    half = (scores.bfloat16().softmax(-1) @ v).float()
-    assert (found - exact).abs().mean() < 0.6 * (half - exact).abs().mean()
+    q, k, v = (torch.randn(2, 2, length, 32, generator=generator).bfloat16() * 3 for _ in range(3))
+    visible = torch.ones(length, length, dtype=torch.bool).tril()
+    mask = torch.zeros(length, length).masked_fill(~visible, -torch.inf)[None, None]
+    scores = (q.double() @ k.double().mT / math.sqrt(32)).masked_fill(~visible, -torch.inf)
+    exact = scores.softmax(-1) @ v.double()
+    full = attend(q.float(), k.float(), v.float(), mask, 0.0)
+    assert torch.allclose(full.double(), exact, atol=1e-4)  # scores reach 60 here: their own rounding
+    half = attend(q, k, v, mask.bfloat16(), 0.0)
+    assert half.dtype == torch.bfloat16
+    rounded = scores.bfloat16().double().softmax(-1).bfloat16().double() @ v.double()
+    assert (half.double() - exact).abs().mean() < 1.2 * (rounded.bfloat16().double() - exact).abs().mean()
+
+
+def test_dropout_falls_on_attention_shares() -> None:
+    """With dropout, the mean over many draws is the value without; with p = 0.5 a single draw is far from it."""
+    ones = torch.ones(1, 1, 8, 4)
+    mask = torch.zeros(1, 1, 8, 8)
+    torch.manual_seed(0)
+    draws = torch.stack([attend(ones, ones, ones, mask, 0.5)[0, 0, 0, 0] for _ in range(2000)])
+    assert draws.std() > 0.2
+    assert draws.mean() == pytest.approx(1.0, abs=0.03)
 
 
 @pytest.mark.parametrize("wrong", [{"hidden": 50}, {"layers": 0}, {"dropout": 1.0}])
