@@ -43,7 +43,8 @@ def train(rank: int, job: Job) -> None:
     prepare_environment(job.scratch)
     torch.set_num_threads(job.params.threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a sixth of a CPU step
+    # A debugging aid, on by default, that costs a sixth of a CPU step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     world = job.params.data_parallel
     start_process_group(rank, world, job.scratch / "rendezvous")
     try:
