@@ -9,11 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages import _storage
+
 SCHEMA = pa.schema(
     [
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
         pa.field("licence", pa.string(), nullable=False),
         pa.field("lang", pa.string(), nullable=False),
         pa.field("title", pa.string()),
@@ -37,29 +40,46 @@ def read_documents(folder: Path) -> Iterator[dict[str, Any]]:
         yield from read_shard(file)
 
 
-def read_shard(file: Path) -> Iterator[dict[str, Any]]:
-    """The documents of one shard."""
-    for batch in pq.ParquetFile(file).iter_batches(_ROWS):
+def read_shard(file: str | Path) -> Iterator[dict[str, Any]]:
+    """The documents of one shard, a local file or an address (see `_storage`)."""
+    for batch in read_batches(file):
         yield from batch.to_pylist()
 
 
-def write_table(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
+def read_batches(file: str | Path, columns: list[str] | None = None, rows: int = _ROWS) -> Iterator[pa.RecordBatch]:
+    """The record batches of one Parquet table."""
+    source = _storage.open_input(file) if _storage.is_remote(str(file)) else str(file)
+    with pq.ParquetFile(source) as table:
+        yield from table.iter_batches(rows, columns=columns)
+
+
+def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows as Parquet (zstd, row groups of 4,096) and return their number; equal rows give equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, buffer = 0, []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for row in rows:
-            buffer.append(row)
-            if len(buffer) == _ROWS:
-                writer.write_table(pa.Table.from_pylist(buffer, schema=schema))
-                count += len(buffer)
-                buffer = []
-        if buffer or count == 0:
-            writer.write_table(pa.Table.from_pylist(buffer, schema=schema))
-            count += len(buffer)
+    return write_batches(path, schema, _in_batches(rows, schema))
+
+
+def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write record batches as Parquet, one row group each, and return the number of rows; the file appears whole."""
+    count = 0
+    with _storage.atomic_output(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += len(batch)
     return count
 
 
-def write_shard(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+def _in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    buffer: list[dict[str, Any]] = []
+    empty = True
+    for row in rows:
+        buffer.append(row)
+        if len(buffer) == _ROWS:
+            yield pa.RecordBatch.from_pylist(buffer, schema=schema)
+            buffer, empty = [], False
+    if buffer or empty:
+        yield pa.RecordBatch.from_pylist(buffer, schema=schema)
+
+
+def write_shard(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write documents to one shard; see `write_table`."""
     return write_table(path, SCHEMA, rows)

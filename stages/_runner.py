@@ -15,7 +15,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -23,11 +23,16 @@ from typing import Any, TypeVar
 
 import yaml
 
-from stages import _manifest
+from stages import _manifest, _storage
+from stages._engine import Engine, EngineSettings, read_settings
+from stages._errors import StageError
 from stages._params import ParamsError, load_section, to_plain
 from stages._sandbox import Sandbox
 
+__all__ = ["Progress", "StageError", "StageIO", "execute", "keep_freed_memory", "run_stage", "stage_entry"]
+
 P = TypeVar("P")
+R = TypeVar("R")
 T = TypeVar("T")
 _RECORDED = ("torch", "deepspeed", "pyarrow", "sentencepiece", "datasketch", "great-expectations", "numpy", "numba")
 _ALLOCATOR = {  # read by glibc before Python begins
@@ -35,14 +40,6 @@ _ALLOCATOR = {  # read by glibc before Python begins
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
-
-
-class StageError(Exception):
-    """Bad input or a bad environment: names the stage, the file, the row and what to do about it."""
-
-    def __init__(self, message: str, *, file: str | Path | None = None, row: object = None, remedy: str = "") -> None:
-        place = f" (file {file}" + (f", row {row})" if row is not None else ")") if file is not None else ""
-        super().__init__(message + place + (f". Remedy: {remedy}" if remedy else ""))
 
 
 class Progress:
@@ -97,11 +94,20 @@ class Progress:
 
 
 class StageIO:
-    """A stage's hands: declared inputs, the output folder under construction, scratch space, progress."""
+    """A stage's hands: declared inputs, the output folder under construction, scratch space, workers, progress.
 
-    def __init__(self, stage: str, root: Path, deps: list[str], out: str) -> None:
+    A stage either writes below `output` itself, or lets workers do it: `map` runs a function over tasks, `shards` and `target`
+    give the addresses of input and output shards as every worker can reach them, `work` of what lies between.
+    """
+
+    def __init__(
+        self, stage: str, root: Path, deps: list[str], out: str, settings: EngineSettings | None = None, key: str = "default"
+    ) -> None:
         self.stage, self.root = stage, root
         self.deps, self.out = deps, out
+        self.settings = settings or EngineSettings()
+        self.engine = Engine(self.settings)
+        self._key = key
         self.output = root / Path(out).parent / f".{Path(out).name}.partial"
         self.runs = root / "runs" / stage
         self.notes: dict[str, Any] = {}
@@ -129,6 +135,70 @@ class StageIO:
         folder = self.runs / "scratch" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def work(self, name: str) -> str:
+        """Address of intermediate files: keyed by the stage's fingerprint, there again after a kill, gone after success."""
+        return _storage.join(self._base(), "work", name)
+
+    def target(self, relative: str) -> str:
+        """Address at which a worker writes the shard `relative` of the stage's output."""
+        return _storage.join(self._base(), "out", relative)
+
+    def shards(self, dependency: str, pattern: str = "**/*") -> list[str]:
+        """Addresses of the input shards below a declared dependency that match `pattern`, sorted, as workers reach them."""
+        folder = self.input(dependency)
+        files = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if self.settings.exchange is None:
+            return [str(path) for path in files]
+        base = _storage.join(self._base(), "in", dependency)
+        addresses = [_storage.join(base, path.relative_to(folder).as_posix()) for path in files]
+        for path, address in zip(files, addresses, strict=True):
+            if not _storage.exists(address):
+                _storage.copy(str(path), address)
+        return addresses
+
+    def map(
+        self, function: Callable[[T], R], tasks: Sequence[T], label: str, unit: str = "shards", key: str | None = None
+    ) -> list[R]:
+        """`function` of every task, in the order of the tasks, run by the workers that runner.yaml sets.
+
+        Args:
+            function: of a module's top level; idempotent; its result is small and JSON.
+            tasks: small picklable values that name what to read and what to write by address.
+            label: what the progress display says is being done to the units.
+            unit: what a task is.
+            key: name under which results are kept, so that a rerun after a kill skips finished tasks; None keeps none.
+        """
+        kept = None if key is None else _storage.join(self._base(), "results", key)
+        results: dict[int, R] = {} if kept is None else _read_results(kept, len(tasks))
+        with self.progress(label, len(tasks), unit) as progress:
+            progress.advance(len(results))
+            waiting = {number: task for number, task in enumerate(tasks) if number not in results}
+            for number, result in self.engine.map(function, waiting):
+                results[number] = result
+                if kept is not None:
+                    with _storage.atomic_output(_storage.join(kept, f"{number:06d}.json")) as stream:
+                        stream.write(json.dumps(result).encode())
+                progress.advance()
+        return [results[number] for number in range(len(tasks))]
+
+    def collect(self) -> None:
+        """Bring what workers wrote to `target` into the output folder; the runner calls it when the stage is done."""
+        base = _storage.join(self._base(), "out")
+        for address in _storage.listing(base):
+            relative = address.removeprefix(base).lstrip("/")
+            _storage.copy(address, str(self.output / relative))
+
+    def forget(self) -> None:
+        """Remove everything that was kept for a rerun, of this work and here of earlier ones that were given up too."""
+        _storage.remove_tree(self.runs / "work")
+        if self.settings.exchange is not None:
+            _storage.remove_tree(self._base())
+
+    def _base(self) -> str:
+        if self.settings.exchange is not None:
+            return _storage.join(self.settings.exchange, self.stage, self._key)
+        return str(self.runs / "work" / self._key)
 
     def progress(self, description: str, total: float | None = None, unit: str = "items") -> Progress:
         """A progress display, used as a context manager; call `advance` on it."""
@@ -198,7 +268,9 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     started, cpu = time.time(), time.process_time()
     deps, out = stage_entry(root, stage)
     params = load_section(params_class, root / "params.yaml", stage)
-    io = StageIO(stage, root, deps, out)
+    settings = read_settings(root)
+    io = StageIO(stage, root, deps, out, settings)
+    io = StageIO(stage, root, deps, out, settings, key=io.fingerprint(params)[:16])
     io.runs.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(io.output, ignore_errors=True)
     io.output.mkdir(parents=True)
@@ -206,9 +278,12 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     temporary.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = str(temporary)  # /tmp itself may hold the project, and is then closed to this process
     sandbox = Sandbox(stage, root, [Path(path) for path in [*deps, out, str(io.output), str(io.runs)]])
+    io.engine = Engine(settings, sandbox)
     sandbox.enter()
     with _native_denials_explained(sandbox):
         counts = run(params, io)
+        io.engine.close()
+        io.collect()
     manifest = {
         "schema": _manifest.SCHEMA,
         "stage": stage,
@@ -223,8 +298,20 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     shutil.rmtree(final, ignore_errors=True)
     io.output.replace(final)
     shutil.rmtree(temporary, ignore_errors=True)
+    io.forget()
     _write_run_record(io, started, time.process_time() - cpu)
     return final
+
+
+def _read_results(folder: str, tasks: int) -> dict[int, Any]:
+    """Results of an earlier, killed run by task number."""
+    found = {}
+    for address in _storage.listing(folder, ".json"):
+        number = int(address.rpartition("/")[2].removesuffix(".json"))
+        if number < tasks:
+            with _storage.open_input(address) as stream:
+                found[number] = json.loads(stream.read())
+    return found
 
 
 @contextmanager

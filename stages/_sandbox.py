@@ -18,7 +18,7 @@ _READ_FILE, _REFER = 1 << 2, 1 << 13
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
-_ALWAYS = (".venv", ".git", ".dvc", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml")
+_ALWAYS = (".venv", ".git", ".dvc", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "runner.yaml")
 
 
 class UndeclaredInputError(PermissionError):
@@ -48,10 +48,17 @@ class Sandbox:
         return any(_beneath(absolute, str(entry)) for entry in self.allowed)
 
     def enter(self) -> None:
-        """Switch both nets on, for the rest of the process's life (neither can be taken off)."""
-        sys.addaudithook(self._hook)
+        """Switch both nets on, Landlock for the rest of the process's life and its children's."""
+        self.watch()
         if sys.platform == "linux":
             self._landlock()
+
+    def watch(self) -> None:
+        """Switch the audit hook on alone, in place of an earlier sandbox's; for workers that serve one stage after another."""
+        global _watching  # noqa: PLW0603 (an audit hook cannot be taken off, so one hook serves whoever is set here)
+        if _watching is None:
+            sys.addaudithook(_hook)
+        _watching = self
 
     def explain(self, error: OSError) -> UndeclaredInputError | None:
         """The undeclared file behind a 'permission denied' that native code raised, if it is one."""
@@ -63,10 +70,12 @@ class Sandbox:
                 return UndeclaredInputError(self.stage, os.path.relpath(name, self.root))
         return None
 
-    def _hook(self, event: str, args: tuple[object, ...]) -> None:
-        if event != "open" or not isinstance(args[0], (str, bytes)):
-            return
-        path = os.fsdecode(args[0])
+    def check(self, path: str) -> None:
+        """Refuse an undeclared file.
+
+        Raises:
+            UndeclaredInputError: `path` is a file of the project that the stage does not declare.
+        """
         if not self.permits(path) and os.path.isfile(path):
             raise UndeclaredInputError(self.stage, os.path.relpath(path, self.root))
 
@@ -99,6 +108,14 @@ class Sandbox:
             paths += [entry for entry in parent.iterdir() if entry != below and not entry.is_symlink()]  # it may lead back in
             below = parent
         return paths
+
+
+_watching: Sandbox | None = None
+
+
+def _hook(event: str, args: tuple[object, ...]) -> None:
+    if event == "open" and _watching is not None and isinstance(args[0], (str, bytes)):
+        _watching.check(os.fsdecode(args[0]))
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:

@@ -1,0 +1,158 @@
+"""Runs a function over tasks in this process, in processes of this machine (joblib's loky) or on a Ray cluster.
+
+Written once against joblib's interface. A task is a small picklable value that names its shards by address; what it computes
+goes into files through `_storage.atomic_output`, and what it returns is small and JSON. Tasks are idempotent: when a worker
+dies, those without a result run again, so nothing that a stage makes may depend on the worker, their number or their order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from stages._errors import StageError
+from stages._params import OneOf, ParamsError, Positive, load_section, parse
+from stages._sandbox import Sandbox, UndeclaredInputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SETTINGS = "runner.yaml"
+_ATTEMPTS = 3  # a task that has killed so many workers is at fault itself
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Section `engine` of runner.yaml. No output depends on it, so it is neither a parameter nor a dependency.
+
+    Attributes:
+        kind: `inline` (one process), `local` (processes of this machine) or `ray` (a cluster).
+        workers: processes; null takes one for each core, or what the cluster offers.
+        max_memory: bytes that one stage may fill with data of its own before it goes through files.
+        ray_address: of a running cluster; null starts one on this machine.
+        exchange: fsspec URL through which shards travel between machines; null: the project's own folder, which all see.
+    """
+
+    kind: Annotated[str, OneOf("inline", "local", "ray")] = "inline"
+    workers: Positive | None = None
+    max_memory: Positive = 2 * 2**30
+    ray_address: str | None = None
+    exchange: str | None = None
+
+    @property
+    def processes(self) -> int:
+        """Workers that will run."""
+        return 1 if self.kind == "inline" else self.workers or os.cpu_count() or 1
+
+
+def read_settings(root: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:
+    """Settings of `runner.yaml`, defaults where it is absent; GLM_ENGINE, GLM_WORKERS and GLM_EXCHANGE go before it.
+
+    Raises:
+        ParamsError: the file or a variable says something that is not allowed.
+    """
+    file = root / SETTINGS
+    plain = vars(load_section(EngineSettings, file, "engine")) if file.is_file() else {}
+    overrides: dict[str, Any] = {
+        name: environment[variable]
+        for name, variable in (("kind", "GLM_ENGINE"), ("exchange", "GLM_EXCHANGE"))
+        if environment.get(variable)
+    }
+    if environment.get("GLM_WORKERS"):
+        if not environment["GLM_WORKERS"].isdigit():
+            raise ParamsError(f"environment variable GLM_WORKERS: {environment['GLM_WORKERS']!r} is no number of processes")
+        overrides["workers"] = int(environment["GLM_WORKERS"])
+    return parse(EngineSettings, plain | overrides, "environment" if overrides else f"{SETTINGS}: engine")
+
+
+class Engine:
+    """One stage's workers."""
+
+    def __init__(self, settings: EngineSettings, sandbox: Sandbox | None = None) -> None:
+        self.settings, self._sandbox = settings, sandbox
+
+    def map(self, function: Callable[[T], R], tasks: Mapping[int, T]) -> Iterator[tuple[int, R]]:
+        """(number, result) of every task, in order of completion.
+
+        Raises:
+            StageError: a task raised one, or workers died again and again.
+        """
+        if self.settings.kind == "inline" or (self.settings.kind == "local" and self.settings.processes == 1):
+            for number, task in tasks.items():
+                yield number, function(task)
+            return
+        waiting = dict(tasks)
+        for attempt in range(_ATTEMPTS):
+            try:
+                for number, result in self._parallel(function, waiting):
+                    del waiting[number]
+                    yield number, result
+            except _worker_deaths() as error:
+                if attempt + 1 == _ATTEMPTS:
+                    first, how = next(iter(waiting.values())), type(error).__name__
+                    raise StageError(
+                        f"worker processes died {_ATTEMPTS} times ({how}); {len(waiting)} tasks are left, the first: {first}",
+                        remedy=f"give them more memory or set fewer workers in {SETTINGS}; finished shards are kept",
+                    ) from error
+            else:
+                return
+
+    def close(self) -> None:
+        """End worker processes of this machine, so that their CPU time is counted."""
+        if self.settings.kind == "local" and self.settings.processes > 1:
+            from joblib.externals.loky import get_reusable_executor
+
+            get_reusable_executor().shutdown(wait=True)
+
+    def _parallel(self, function: Callable[[T], R], tasks: dict[int, T]) -> Iterator[tuple[int, R]]:
+        from joblib import Parallel, delayed, parallel_config
+
+        calls = (delayed(_call)(function, number, task, self._sandbox) for number, task in list(tasks.items()))
+        if self.settings.kind == "ray":
+            self._connect()
+            backend, workers = "ray", self.settings.workers or -1
+        else:
+            backend, workers = "loky", self.settings.processes
+        with parallel_config(backend=backend, n_jobs=workers):
+            yield from Parallel(batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")(calls)
+
+    def _connect(self) -> None:
+        import ray
+        from ray.util.joblib import register_ray
+
+        if not ray.is_initialized():
+            path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+            ray.init(
+                address=self.settings.ray_address,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+                include_dashboard=None if self.settings.ray_address else False,
+                log_to_driver=False,
+            )
+        register_ray()
+
+
+def _call(function: Callable[[T], R], number: int, task: T, sandbox: Sandbox | None) -> tuple[int, R]:
+    """Run one task in a worker; an error must survive the way back, so it travels as its message."""
+    if sandbox is not None:
+        sandbox.watch()
+    try:
+        return number, function(task)
+    except UndeclaredInputError as error:
+        raise StageError(str(error)) from error
+
+
+def _worker_deaths() -> tuple[type[BaseException], ...]:
+    """The exceptions by which an engine says that a worker is gone; the task itself did not raise."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    deaths: tuple[type[BaseException], ...] = (TerminatedWorkerError, BrokenProcessPool)
+    try:
+        from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
+    except ImportError:
+        return deaths
+    return (*deaths, RayActorError, WorkerCrashedError, NodeDiedError)
