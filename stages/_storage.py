@@ -78,8 +78,8 @@ def listing(prefix: str | Path, suffix: str = "") -> list[str]:
         filesystem.invalidate_cache()  # other machines write here too
         found = [join(prefix, name.removeprefix(root)) for name in filesystem.find(root)]
     else:
-        root = _local(prefix)
-        found = [str(path) for path in root.rglob("*") if path.is_file()] if root.is_dir() else []
+        folder = _local(prefix)
+        found = [str(path) for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
     return sorted(name for name in found if name.endswith(suffix) and not _unfinished(name))
 
 
