@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_SINGLE = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-_UNIT = re.compile(rf"[{_SINGLE}]|[^\W_{_SINGLE}]+")
-_UNSPACED = re.compile(rf"[{_SINGLE}]")
-_APOSTROPHES = {ord("'"): None, ord("’"): None}
+SINGLE = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_UNIT = re.compile(rf"[{SINGLE}]|[^\W_{SINGLE}]+")
+_UNSPACED = re.compile(rf"[{SINGLE}]")
+APOSTROPHES = {ord("'"): None, ord("’"): None}
 
 
 def units(text: str) -> list[str]:
     """The units of `text` in order, casefolded."""
-    return _UNIT.findall(text.casefold().translate(_APOSTROPHES))
+    return _UNIT.findall(text.casefold().translate(APOSTROPHES))
 
 
 def is_unspaced(unit: str) -> bool:
