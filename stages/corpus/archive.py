@@ -2,81 +2,123 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Self
 
-from stages._runner import StageError
+from stages.corpus.records import TruncatedError
+from stages.corpus.streams import Limits, decompressed, guarded
 
-_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _ZIP = (".zip", ".whl")
 
 
-def members(path: Path, name: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes]]]:
-    """The wanted regular files in an archive, in its own order, decompressed; each stream is valid until the next.
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive, or by itself.
+
+    Attributes:
+        name: relative, with forward slashes.
+        raw: its bytes as they are stored (a `.gz` member is still compressed); None where it must not be read.
+        problem: why it must not be read, as `reason (detail)`.
+        size: bytes that the archive states.
+    """
+
+    name: str
+    raw: IO[bytes] | None
+    problem: str | None = None
+    size: int = 0
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name holds members."""
+    return name.endswith(_TAR + _ZIP)
+
+
+def members(path: Path, name: str, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Member]:
+    """The wanted members of an archive, in its own order; each stream is valid until the next.
+
+    Links, and members whose names are absolute or climb out of the archive, come without a stream; devices are passed over.
 
     Args:
-        path: the archive, a single file, or a folder (whose files come sorted by name).
+        path: the archive, or a single file.
         name: the file name that tells the format; `path` itself may be named by a checksum.
-        wanted: chooses by member name, relative, with forward slashes.
+        wanted: chooses by member name.
+        limits: for the archive's own compression.
 
     Raises:
-        StageError: a wanted member's name is absolute or climbs out of the archive.
+        tarfile.TarError, zipfile.BadZipFile, TruncatedError, and what `streams.decompressed` raises: the archive is damaged.
     """
-    if path.is_dir():
-        yield from _folder_members(path, wanted)
-    elif name.endswith(_TAR):
-        with tarfile.open(path, "r:*") as tar:
-            for info in tar:
-                stream = tar.extractfile(info) if info.isfile() and wanted(_label(info.name)) else None
-                if stream is not None:
-                    yield _safe(info.name, name), decompressed(info.name, stream)
+    if name.endswith(_TAR):
+        yield from _tar_members(path, name, wanted, limits)
     elif name.endswith(_ZIP):
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if not entry.is_dir() and wanted(_label(entry.filename)):
-                    with archive.open(entry) as stream:
-                        yield _safe(entry.filename, name), decompressed(entry.filename, stream)
+        yield from _zip_members(path, wanted, limits)
     elif wanted(name):
         with path.open("rb") as stream:
-            yield name, decompressed(name, stream)
+            yield Member(name, stream, size=path.stat().st_size)
 
 
-def decompressed(name: str, stream: IO[bytes]) -> IO[bytes]:
-    """The stream behind a `.bz2`, `.gz`, `.xz` or `.zst` file; any other name is passed through."""
-    if name.endswith(".bz2"):
-        return cast(IO[bytes], bz2.BZ2File(stream))
-    if name.endswith(".gz"):
-        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-    if name.endswith(".xz"):
-        return cast(IO[bytes], lzma.LZMAFile(stream))
-    if name.endswith(".zst"):
-        import pyarrow as pa
+def _tar_members(path: Path, name: str, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Member]:
+    with (
+        path.open("rb") as raw,
+        decompressed(name, raw, limits) as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar,
+    ):
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # they would pile up: a crawl has millions
+            label = _label(info.name)
+            if (info.isfile() or info.islnk() or info.issym()) and wanted(label):
+                problem = _problem(info.name, "" if info.isfile() else info.linkname)
+                content = None if problem else tar.extractfile(info)
+                forward = (
+                    guarded(content, partial(int, info.size), limits) if content else None
+                )  # content claims that it can seek
+                yield Member(label, forward, problem, info.size)
 
-        return io.BufferedReader(pa.CompressedInputStream(stream, "zstd"))
-    return stream
+
+def _zip_members(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            label = _label(entry.filename)
+            if entry.is_dir() or not wanted(label):
+                continue
+            link = "elsewhere" if stat.S_ISLNK(entry.external_attr >> 16) else ""
+            problem = _problem(entry.filename, link) or ("encrypted" if entry.flag_bits & 1 else None)
+            if problem:
+                yield Member(label, None, problem, entry.file_size)
+                continue
+            with archive.open(entry) as stream:
+                yield Member(label, guarded(stream, partial(_stored, entry), limits), None, entry.file_size)
 
 
-def _folder_members(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes]]]:
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = file.relative_to(folder).as_posix()
-        if wanted(name):
-            with file.open("rb") as stream:
-                yield name, decompressed(name, stream)
+def _stored(entry: zipfile.ZipInfo) -> int:
+    return entry.compress_size
+
+
+class _Header(tarfile.TarInfo):
+    """Says so where an archive ends without its end mark or in a damaged header; tarfile takes both for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise TruncatedError("the archive ends without its end mark") from error
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"damaged member header: {error}") from error
 
 
 def _label(name: str) -> str:
     return str(PurePosixPath(name))
 
 
-def _safe(name: str, archive: str) -> str:
+def _problem(name: str, link: str) -> str | None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise StageError(f"unsafe member name {name!r}", file=archive, remedy="use another archive; this one is hostile")
-    return str(path)
+        return "unsafe member name (it leads out of the archive)"
+    return f"link (to {link})" if link else None

@@ -1,212 +1,161 @@
-"""Reads each origin once, hands every member to the sources that want it, and writes documents and register."""
+"""Plans what is read, has it read by the workers, and puts documents, quarantine and register in their places."""
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
-import lzma
-import tarfile
-import zipfile
-import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any
-from xml.etree.ElementTree import ParseError
+from typing import Any
 
-from stages._documents import write_shard
-from stages._manifest import canonical, write_atomic
+import pyarrow as pa
+
+from stages import _storage
+from stages._documents import read_shard, write_table
+from stages._errors import StageError
+from stages._manifest import canonical, sha256_json, write_atomic
 from stages._params import to_plain
-from stages._runner import StageError, StageIO
-from stages.corpus import archive
-from stages.corpus.download import fetch
-from stages.corpus.mediawiki import read_mediawiki
+from stages._runner import StageIO
+from stages.corpus.download import of_stage
 from stages.corpus.params import Origin, Params, Source
-from stages.corpus.plays import read_play
-from stages.corpus.poems import read_poems
-from stages.corpus.records import Reader, Record
-from stages.corpus.tables import read_jsonl, read_parquet
-from stages.corpus.text import read_text
+from stages.corpus.plan import Task, plan
+from stages.corpus.reading import read_units
+from stages.corpus.remote import public
+from stages.corpus.shelf import QUARANTINE, Tally
 
-READERS: dict[str, Reader] = {
-    "text": read_text,
-    "play": read_play,
-    "poems": read_poems,
-    "mediawiki": read_mediawiki,
-    "jsonl": read_jsonl,
-    "parquet": read_parquet,
-}
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ParseError, OSError, ValueError)
+FILES = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+    ]
+)
+_ORIGINS = "corpus.origins"
 
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
-    """Write every source's documents and `sources.json`; return counts by source."""
+    """Write every source's documents, `quarantine.parquet`, `files.parquet` and `sources.json`; return counts by source."""
+    tasks, matched = plan(params, io)
+    results = io.map(read_units, tasks, "reading", "groups of files", key="read")
     register: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
     for origin in params.origins:
-        path, sha256 = fetch(origin, io)
-        shelves = [Shelf(source, params, io.output) for source in origin.sources]
-        with io.progress(f"read {origin.name}", None, "documents") as progress:
-            for shelf in _read(origin, path, shelves):
-                shelf.flush_if_full()
-                progress.advance()
-        register += [shelf.finish(origin, sha256) for shelf in shelves]
+        mine = [(task, result) for task, result in zip(tasks, results, strict=True) if task.origin == origin]
+        read = {file["file"]: file for _, result in mine for file in result["files"]}
+        sha256 = _digest(origin, read)
+        files += [{"source": source.id, **read[name]} for source in origin.sources for name in sorted(read)]
+        for source in origin.sources:
+            tally = Tally(matched=matched[source.id])
+            for task, result in mine:
+                _place(task, source, tally.shards, result["sources"][source.id]["shards"], io)
+                tally.add(result["sources"][source.id])
+            _check(source, origin, tally, params)
+            register.append(_entry(source, origin, tally, sha256, len(read)))
+    write_table(io.output / "quarantine.parquet", QUARANTINE, _quarantined(tasks, results))
+    write_table(io.output / "files.parquet", FILES, files)
     write_atomic(io.output / "sources.json", canonical(register))
+    io.notes["retrieved"] = of_stage(io).records()
+    _report(register, io)
     return {
         "documents": sum(entry["documents"] for entry in register),
         "bytes": sum(entry["bytes"] for entry in register),
-        "sources": {entry["id"]: {key: entry[key] for key in ("documents", "bytes", "skipped")} for entry in register},
+        "quarantined": sum(sum(entry["quarantined"].values()) for entry in register),
+        "sources": {
+            entry["id"]: {key: entry[key] for key in ("documents", "bytes", "quarantined", "passed")} for entry in register
+        },
     }
 
 
-class Shelf:
-    """One source under construction: which members it takes, its documents so far, its counts."""
-
-    def __init__(self, source: Source, params: Params, output: Path) -> None:
-        self.source = source
-        self._params, self._output = params, output
-        self._prefix = f"{source.folder.strip('/')}/" if source.folder.strip("/") else ""
-        self._unmatched = set(source.members)
-        self._rows: list[dict[str, Any]] = []
-        self._pending_bytes = self._shards = 0
-        self._ids: set[str] = set()
-        self.documents = self.bytes = 0
-        self.skipped: Counter[str] = Counter()
-        self.capped = False
-
-    def wants(self, member: str) -> bool:
-        """Whether this source reads the member; remembers which patterns have found something."""
-        if self.capped or not member.startswith(self._prefix):
-            return False
-        name = member.removeprefix(self._prefix)
-        matching = {pattern for pattern in self.source.members if fnmatch.fnmatchcase(name, pattern.removeprefix("!"))}
-        self._unmatched -= matching
-        return bool(matching) and not any(pattern.startswith("!") for pattern in matching)
-
-    def add(self, member: str, record: Record) -> None:
-        """Take one document, unless it is bad or would pass the source's size limit.
-
-        Raises:
-            StageError: the document is bad and the policy is to stop, or its id stands already.
-        """
-        path = member.removeprefix(self._prefix) + (f"#{record.fragment}" if record.fragment else "")
-        problem = record.problem or _problem(record)
-        if problem:
-            self._refuse(member, record, problem)
-            return
-        size = len(record.text.encode())
-        if self.source.max_bytes is not None and self.bytes + size > self.source.max_bytes:
-            self.capped = True
-            return
-        doc_id = f"{self.source.id}/{path}"
-        if doc_id in self._ids:
-            raise StageError(f"source {self.source.id}: two documents are named {doc_id}", file=member, row=record.fragment)
-        self._ids.add(doc_id)
-        self._rows.append(
-            {
-                "doc_id": doc_id,
-                "source": self.source.id,
-                "path": path,
-                "licence": self.source.licence,
-                "lang": self.source.lang,
-                "title": record.title,
-                "author": record.author or self.source.author,
-                "date": record.date,
-                "raw_sha256": hashlib.sha256(record.raw).hexdigest(),
-                "text": record.text,
-            }
-        )
-        self.documents += 1
-        self.bytes += size
-        self._pending_bytes += size
-
-    def _refuse(self, member: str, record: Record, problem: str) -> None:
-        if self._params.on_bad_document == "stop":
-            raise StageError(
-                f"source {self.source.id}: bad document: {problem}",
-                file=member,
-                row=record.fragment or None,
-                remedy="correct the file, leave it out of members, or set corpus.on_bad_document to skip",
-            )
-        self.skipped[problem.partition(" (")[0]] += 1
-
-    def flush_if_full(self) -> None:
-        """Write a shard once enough text is waiting."""
-        if self._pending_bytes >= self._params.shard_bytes:
-            self._flush()
-
-    def _flush(self) -> None:
-        write_shard(self._output / "documents" / f"{self.source.id}-{self._shards:05d}.parquet", self._rows)
-        self._rows, self._pending_bytes = [], 0
-        self._shards += 1
-
-    def finish(self, origin: Origin, sha256: str) -> dict[str, Any]:
-        """Write what is left and return the register's entry.
-
-        Raises:
-            StageError: a pattern found no file, or no document was read.
-        """
-        if self._unmatched and not self.capped:
-            raise StageError(
-                f"source {self.source.id}: no file matches {', '.join(sorted(self._unmatched))} below {self._prefix or '/'}",
-                file=origin.file or origin.path,
-                remedy="correct folder and members in corpus.origins",
-            )
-        if self.documents == 0:
-            raise StageError(f"source {self.source.id}: no document was read", file=origin.file or origin.path)
-        if self._rows:
-            self._flush()
-        described = {key: value for key, value in to_plain(origin).items() if key != "sources"}
-        return {
-            **described,
-            **to_plain(self.source),
-            "sha256": sha256,
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "skipped": dict(self.skipped),
-            "capped": self.capped,
-        }
+def _place(task: Task, source: Source, before: int, shards: int, io: StageIO) -> None:
+    """Give a task's shards their numbers in the source."""
+    for shard in range(shards):
+        made = _storage.join(task.work, f"{source.id}-{task.number:06d}-{shard:04d}.parquet")
+        _storage.copy(made, io.output / "documents" / f"{source.id}-{before + shard:05d}.parquet")
 
 
-def _problem(record: Record) -> str | None:
-    if not record.text.strip():
-        return "empty"
-    if any("\ud800" <= char <= "\udfff" for char in f"{record.text}{record.title}{record.author}"):
-        return "not Unicode text (half a surrogate pair)"  # JSON can say it, UTF-8 cannot
-    return None
+def _digest(origin: Origin, read: dict[str, dict[str, Any]]) -> str:
+    """The checksum of an origin: of its one file, or of the names and checksums of the files that were read.
 
-
-def _read(origin: Origin, path: Path, shelves: list[Shelf]) -> Iterator[Shelf]:
-    """Put every document of an origin on the shelves that want it; yields the shelf after each record."""
-    name = origin.file or Path(str(origin.path)).name
-    member = name
-    try:
-        for member, stream in archive.members(path, name, lambda member: _wanted(member, shelves)):
-            yield from _read_member(member, stream, [shelf for shelf in shelves if shelf.wants(member)])
-            if all(shelf.capped for shelf in shelves):
-                return
-    except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno is not None:  # this machine failed, not the file
-            raise
-        names = ", ".join(shelf.source.id for shelf in shelves)
+    Raises:
+        StageError: another one is pinned.
+    """
+    sums = {name: file["sha256"] for name, file in read.items()}
+    single = origin.kind in ("pypi", "npm", "http") or (len(sums) == 1 and not origin.checksums)
+    found = next(iter(sums.values()), "") if single else sha256_json(sums)
+    if origin.kind == "local" and origin.sha256 not in (None, found):
         raise StageError(
-            f"sources {names}: the file cannot be read: {error}",
-            file=member if member == name else f"{name}: {member}",
-            remedy="check reader and file in corpus.origins; a kept download lies in runs/corpus/scratch/downloads",
-        ) from error
+            f"sources {', '.join(source.id for source in origin.sources)}: SHA-256 differs: "
+            f"expected {origin.sha256}, found {found}",
+            file=origin.path,
+            remedy="if the files were changed on purpose, pin the new checksum in corpus.origins",
+        )
+    return found
 
 
-def _read_member(member: str, stream: IO[bytes], shelves: list[Shelf]) -> Iterator[Shelf]:
-    readers = {shelf.source.reader for shelf in shelves}
-    if len(readers) > 1:
-        raise StageError(f"sources {', '.join(s.source.id for s in shelves)} read the same file differently", file=member)
-    for record in READERS[readers.pop()](stream):
-        for shelf in shelves:
-            if not shelf.capped:
-                shelf.add(member, record)
-                yield shelf
-        if all(shelf.capped for shelf in shelves):
-            return
+def _check(source: Source, origin: Origin, tally: Tally, params: Params) -> None:
+    """Whether what a source gave can be what was meant.
+
+    Raises:
+        StageError: a pattern found no file, no document was read, too many records were bad, or the size is not the expected.
+    """
+    file, folder = origin.file or origin.path or public(origin.name), source.folder or "/"
+    missing = sorted(set(source.members) - tally.matched)
+    if missing and not tally.capped:
+        raise StageError(
+            f"source {source.id}: no file matches {', '.join(missing)} below {folder}",
+            file=file,
+            remedy=f"correct folder and members in {_ORIGINS}",
+        )
+    bad = tally.quarantined.total()
+    if bad > params.max_quarantine_share * (bad + tally.documents):
+        reason, count = min(tally.quarantined.items(), key=lambda item: (-item[1], item[0]))
+        raise StageError(
+            f"source {source.id}: {bad} of {bad + tally.documents} records cannot be used, most of them ({count}): {reason}",
+            file=file,
+            remedy="check the reader, or raise corpus.max_quarantine_share; run with on_bad_document: stop to see the first",
+        )
+    if tally.documents == 0:
+        raise StageError(f"source {source.id}: no document was read", file=file)
+    for name, expected in (("documents", source.expected_documents), ("bytes", source.expected_bytes)):
+        found = getattr(tally, name)
+        if expected is not None and abs(found - expected) > params.tolerance * expected:
+            raise StageError(
+                f"source {source.id}: {found} {name} were read, {expected} expected",
+                file=file,
+                remedy=f"find out what changed, then correct expected_{name} in {_ORIGINS}",
+            )
 
 
-def _wanted(member: str, shelves: list[Shelf]) -> bool:
-    return bool([shelf for shelf in shelves if shelf.wants(member)])  # every shelf is asked: each keeps its own tally
+def _entry(source: Source, origin: Origin, tally: Tally, sha256: str, files: int) -> dict[str, Any]:
+    """The register's entry."""
+    address = origin.url or origin.listing or next(iter(origin.files), None)
+    described = {key: value for key, value in to_plain(origin).items() if key not in ("sources", "keep")}
+    return {
+        **described,
+        **to_plain(source),
+        "url": public(address) if address else None,
+        "sha256": sha256,
+        "files_read": files,
+        "documents": tally.documents,
+        "bytes": tally.bytes,
+        "quarantined": dict(tally.quarantined),
+        "passed": dict(tally.passed),
+        "parts": {name: dict(counts) for name, counts in tally.parts.items()},
+        "capped": tally.capped,
+    }
+
+
+def _quarantined(tasks: list[Task], results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for task, result in zip(tasks, results, strict=True):
+        if result["refused"]:
+            yield from read_shard(_storage.join(task.work, f"quarantine-{task.number:06d}.parquet"))
+
+
+def _report(register: list[dict[str, Any]], io: StageIO) -> None:
+    reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for entry in register:
+        for reason, count in entry["quarantined"].items():
+            reasons[reason][entry["id"]] += count
+    for reason, counts in sorted(reasons.items()):
+        worst = ", ".join(f"{count} of {source}" for source, count in sorted(counts.items()))
+        io.log(f"quarantined: {reason}: {worst}")

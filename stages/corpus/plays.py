@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import IO
 
-from stages.corpus.records import Record, decode, tidy, undecodable
+from stages.corpus.records import PLAIN, Reading, Record, decode, tidy, undecodable, whole
 
 _ACT = re.compile(r"\s*act\s+(?P<act>[ivx]+|\d+|first|second|third|fourth|fifth)\b[.:]?\s*(?P<rest>.*)", re.IGNORECASE)
 _SCENE = re.compile(r"\s*scene\s+(?P<scene>[ivx]+|\d+)(?:[.,:\s-].*)?", re.IGNORECASE)
@@ -32,12 +32,15 @@ _ORDINALS = (
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
 
-def read_play(stream: IO[bytes]) -> Iterator[Record]:
+def read_play(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
     """The scenes of a play, or the poems of a numbered collection; title and author from the file's first lines.
 
     `raw` is the piece's own bytes; what stands before the first heading becomes the piece `front`.
     """
-    raw = stream.read()
+    raw = whole(stream, how.max_record_bytes)
+    if isinstance(raw, Record):
+        yield raw
+        return
     raw_lines = raw.splitlines(keepends=True)
     try:
         lines = [decode(line).rstrip("\n") for line in raw_lines]

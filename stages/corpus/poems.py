@@ -11,15 +11,18 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any
 
-from stages.corpus.records import Record, undecodable
+from stages.corpus.records import PLAIN, Reading, Record, undecodable, whole
 
 _BODY = ("paragraphs", "para", "content", "contents")
 _TITLE = ("title", "rhythmic", "chapter")
 
 
-def read_poems(stream: IO[bytes]) -> Iterator[Record]:
+def read_poems(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
     """The documents of a JSON file; `raw` is the top-level item's own bytes, which documents nested in one item share."""
-    raw = stream.read()
+    raw = whole(stream, how.max_record_bytes)
+    if isinstance(raw, Record):
+        yield raw
+        return
     try:
         source = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

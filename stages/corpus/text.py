@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO
 
-from stages.corpus.records import Record, decode, tidy, undecodable
+from stages.corpus.records import PLAIN, Reading, Record, decode, tidy, undecodable, whole
 
 
-def read_text(stream: IO[bytes]) -> Iterator[Record]:
+def read_text(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
     """The whole file as one document."""
-    raw = stream.read()
+    raw = whole(stream, how.max_record_bytes)
+    if isinstance(raw, Record):
+        yield raw
+        return
     try:
         yield Record("", raw, tidy(decode(raw)))
     except UnicodeDecodeError as error:

@@ -63,6 +63,7 @@ class Registry:
         status: answer everything with this HTTP status.
         ranges: honour Range requests.
         public_npm: name the public registry in npm metadata, as plain mirrors do.
+        overstated: bytes by which every Content-Length of a file is too large.
         requests: (path, Range header or None) of every request so far.
     """
 
@@ -73,6 +74,7 @@ class Registry:
     status: int | None = None
     ranges: bool = True
     public_npm: bool = False
+    overstated: int = 0
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     _pypi: dict[str, dict[str, str]] = field(default_factory=dict)  # package -> file -> address
     _npm: dict[str, dict[str, str]] = field(default_factory=dict)  # package -> version -> address
@@ -119,6 +121,11 @@ class Registry:
         self._npm.setdefault(package, {})[version] = path
         return {"kind": "npm", "package": package, "version": version, "file": file, "sha256": sha256(data)}
 
+    def add_file(self, path: str, data: bytes) -> str:
+        """Publish a plain file below /files and return its address; files have an ETag and a Last-Modified date."""
+        self._files[f"/files/{path}"] = data
+        return f"{self.url}/files/{path}"
+
     def answer(self, path: str) -> tuple[str, bytes] | None:
         """(media type, body) of an index page or a file; None: there is none."""
         if path in self._files:
@@ -162,12 +169,16 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", media)
-        self.send_header("Content-Length", str(len(body) - start))
+        is_file = media == "application/octet-stream"
+        self.send_header("Content-Length", str(len(body) - start + (registry.overstated if is_file else 0)))
+        if is_file:
+            self.send_header("ETag", f'"{sha256(body)[:16]}"')
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.end_headers()
         end = len(body)
-        if registry.cuts > 0 and media == "application/octet-stream":
+        if registry.cuts > 0 and is_file:
             registry.cuts -= 1
             end = min(end, start + registry.cut_at)
         self.wfile.write(body[start:end])

@@ -36,6 +36,7 @@ def build(root: Path, data: dict[str, Any]) -> tuple[dict[str, Any], list[dict[s
     io = StageIO("corpus", root, [], "data/corpus")
     io.output.mkdir(parents=True, exist_ok=True)
     counts = run(parse(Params, data, "params.yaml: corpus"), io)
+    io.forget()
     register = json.loads((io.output / "sources.json").read_text(encoding="utf-8"))
     return counts, list(read_documents(io.output)), register
 
@@ -63,6 +64,7 @@ def test_local_folder_becomes_documents_in_order_of_names(tmp_path: Path) -> Non
         "doc_id": "tales/b.txt",
         "source": "tales",
         "path": "b.txt",
+        "url": None,
         "licence": "CC0-1.0",
         "lang": "en",
         "title": None,
@@ -133,19 +135,19 @@ def test_bad_document_stops_with_source_file_and_row(tmp_path: Path) -> None:
         StageError, match=r"source tales: bad document: empty \(file a\.jsonl, row 2\)\. Remedy: .*on_bad_document"
     ):
         build(tmp_path, section(origin))
-    counts, documents, register = build(tmp_path, section(origin, on_bad_document="skip"))
+    counts, documents, register = build(tmp_path, section(origin, on_bad_document="quarantine", max_quarantine_share=1.0))
     assert [(row["path"], row["text"]) for row in documents] == [("a.jsonl#1", "good"), ("a.jsonl#5", "也好")]
-    assert register[0]["skipped"] == {"empty": 1, "no string field 'text'": 1, "not valid JSON": 1}
-    assert counts["sources"]["tales"]["skipped"] == register[0]["skipped"]
+    assert register[0]["quarantined"] == {"empty": 1, "no string field 'text'": 1, "not valid JSON": 1}
+    assert counts["sources"]["tales"]["quarantined"] == register[0]["quarantined"]
 
 
-def test_text_that_is_not_utf8_stops_or_is_skipped(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_stops_or_is_quarantined(tmp_path: Path) -> None:
     write(tmp_path, {"texts/a.txt": "你好".encode("gb18030"), "texts/b.txt": "fine"})
     with pytest.raises(StageError, match=r"not UTF-8 \(byte 0: .*\) \(file a\.txt\)"):
         build(tmp_path, section(local()))
-    _, documents, register = build(tmp_path, section(local(), on_bad_document="skip"))
+    _, documents, register = build(tmp_path, section(local(), on_bad_document="quarantine", max_quarantine_share=1.0))
     assert [row["path"] for row in documents] == ["b.txt"]
-    assert register[0]["skipped"] == {"not UTF-8": 1}
+    assert register[0]["quarantined"] == {"not UTF-8": 1}
 
 
 def test_half_a_surrogate_pair_is_a_bad_document(tmp_path: Path) -> None:
@@ -153,14 +155,14 @@ def test_half_a_surrogate_pair_is_a_bad_document(tmp_path: Path) -> None:
     origin = local(reader="jsonl", members=["*.jsonl"])
     with pytest.raises(StageError, match=r"not Unicode text .*a\.jsonl, row 1"):
         build(tmp_path, section(origin))
-    _, documents, _ = build(tmp_path, section(origin, on_bad_document="skip"))
+    _, documents, _ = build(tmp_path, section(origin, on_bad_document="quarantine", max_quarantine_share=1.0))
     assert [row["text"] for row in documents] == ["😀 whole"]
 
 
 def test_source_without_any_document_stops(tmp_path: Path) -> None:
     write(tmp_path, {"texts/a.txt": ""})
     with pytest.raises(StageError, match="source tales: no document was read"):
-        build(tmp_path, section(local(), on_bad_document="skip"))
+        build(tmp_path, section(local(), on_bad_document="quarantine", max_quarantine_share=1.0))
 
 
 def test_broken_archive_names_sources_and_member(tmp_path: Path) -> None:
@@ -207,6 +209,12 @@ def test_wrong_source_settings_are_refused_on_load(change: dict[str, Any], messa
         ({"kind": "pypi", "package": "a", "version": "1", "file": "a.whl"}, "kind pypi needs sha256"),
         ({"kind": "local", "path": "x", "url": "http://y"}, "kind local does not take url"),
         ({"kind": "http", "url": "http://y", "file": "y", "sha256": "ABC"}, "64 lower-case hexadecimal"),
+        ({"kind": "http", "url": "http://y", "file": "y"}, "needs sha256, or unpinned: true"),
+        ({"kind": "store", "files": ["s3://b/*.gz"]}, "needs sha256, or unpinned: true"),
+        ({"kind": "store", "files": ["s3://b/*.gz"], "sha256": "0" * 64}, "cannot pin several files"),
+        ({"kind": "store", "files": ["s3://b/x"], "sha256": "0" * 64, "unpinned": True}, "and not both"),
+        ({"kind": "store", "unpinned": True}, "kind store needs files or listing"),
+        ({"kind": "store", "listing": "http://y/paths", "unpinned": True}, "listing and base go together"),
         ({"kind": "ftp"}, "kind: 'ftp' is not allowed"),
     ],
 )

@@ -5,20 +5,27 @@ import gzip
 import io
 import json
 import lzma
+import stat
 import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
-from stages._runner import StageError
 from stages.corpus import archive
 from stages.corpus.plays import read_play
 from stages.corpus.poems import read_poems
-from stages.corpus.records import tidy
+from stages.corpus.records import Reader, Reading, TruncatedError, tidy
+from stages.corpus.streams import ExpansionError, Limits, decompressed
 from stages.corpus.tables import read_jsonl, read_parquet
+from stages.corpus.text import read_text
 from tests.support.registry import targz, wheel
+
+LIMITS = Limits()
 
 PLAY = """A SHORT PLAY
 
@@ -180,7 +187,12 @@ def test_tidy() -> None:
 
 
 def read_all(path: Path, name: str) -> dict[str, bytes]:
-    return {member: stream.read() for member, stream in archive.members(path, name, lambda member: True)}
+    found = archive.members(path, name, lambda member: True, LIMITS)
+    return {member.name: decompressed(member.name, member.raw, LIMITS).read() for member in found if member.raw}
+
+
+def problems(path: Path, name: str) -> dict[str, str | None]:
+    return {member.name: member.problem for member in archive.members(path, name, lambda member: True, LIMITS)}
 
 
 @pytest.mark.parametrize(("name", "pack"), [("a.tar.gz", targz), ("a.tgz", targz), ("a.whl", wheel), ("a.zip", wheel)])
@@ -192,39 +204,120 @@ def test_archives_are_read_in_their_own_order_without_touching_the_disk(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.parametrize(("name", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstandard.compress)])
+def test_tar_archives_in_any_compression(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "kept").write_bytes(pack(gzip.decompress(targz({"a.txt": b"a", "b.txt": b"b" * 10_000}))))
+    assert read_all(tmp_path / "kept", f"x.tar{name}") == {"a.txt": b"a", "b.txt": b"b" * 10_000}
+
+
 def test_single_compressed_files(tmp_path: Path) -> None:
-    zstd = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(zstd, "zstd") as stream:
-        stream.write(b"one\ntwo\n")
     cases = {
-        "a.jsonl.zst": zstd.getvalue().to_pybytes(),
+        "a.jsonl.zst": zstandard.compress(b"one\n") + zstandard.compress(b"two\n"),  # two frames
         "a.txt.xz": lzma.compress(b"one\ntwo\n"),
-        "a.txt.gz": gzip.compress(b"one\ntwo\n"),
+        "a.txt.bz2": bz2.compress(b"one\n") + bz2.compress(b"two\n"),
+        "a.txt.gz": gzip.compress(b"one\n") + gzip.compress(b"two\n"),
         "a.txt": b"one\ntwo\n",
     }
     for name, data in cases.items():
         (tmp_path / "kept").write_bytes(data)
-        assert {member: list(stream) for member, stream in archive.members(tmp_path / "kept", name, lambda _: True)} == {
-            name: [b"one\n", b"two\n"]
-        }
+        assert read_all(tmp_path / "kept", name) == {name: b"one\ntwo\n"}
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "a/../../b.txt"])
 @pytest.mark.parametrize(("file", "pack"), [("a.tar.gz", targz), ("a.zip", wheel)])
-def test_member_names_that_climb_out_are_refused(tmp_path: Path, name: str, file: str, pack: object) -> None:
+def test_member_names_that_climb_out_are_not_opened(tmp_path: Path, name: str, file: str, pack: object) -> None:
     assert callable(pack)
-    (tmp_path / file).write_bytes(pack({name: b"x"}))
-    with pytest.raises(StageError, match="unsafe member name"):
-        read_all(tmp_path / file, file)
+    (tmp_path / file).write_bytes(pack({name: b"x", "good.txt": b"y"}))
+    assert problems(tmp_path / file, file) == {name: "unsafe member name (it leads out of the archive)", "good.txt": None}
+    assert read_all(tmp_path / file, file) == {"good.txt": b"y"}
 
 
-def test_links_and_devices_in_an_archive_are_passed_over(tmp_path: Path) -> None:
+def test_links_are_named_and_devices_passed_over(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        link = tarfile.TarInfo("link.txt")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-        pipe = tarfile.TarInfo("pipe.txt")
-        pipe.type = tarfile.FIFOTYPE
-        tar.addfile(pipe)
+        for name, kind in (("link.txt", tarfile.SYMTYPE), ("hard.txt", tarfile.LNKTYPE), ("pipe.txt", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else "file.txt"
+            tar.addfile(info)
         tar.addfile(tarfile.TarInfo("file.txt"), io.BytesIO())
-    assert read_all(tmp_path / "a.tar", "a.tar") == {"file.txt": b""}
+    assert problems(tmp_path / "a.tar", "a.tar") == {
+        "link.txt": "link (to /etc/passwd)",
+        "hard.txt": "link (to file.txt)",
+        "file.txt": None,
+    }
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archived:
+        link = zipfile.ZipInfo("link.txt")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archived.writestr(link, "/etc/passwd")
+    assert problems(tmp_path / "a.zip", "a.zip") == {"link.txt": "link (to elsewhere)"}
+
+
+@pytest.mark.parametrize("cut", [512, 700, 1024, 1500])
+def test_tar_that_ends_early_is_not_taken_for_whole(tmp_path: Path, cut: int) -> None:
+    whole = gzip.decompress(targz({"a.txt": b"a" * 100, "b.txt": b"b" * 100}))
+    (tmp_path / "a.tar").write_bytes(whole[:cut])
+    with pytest.raises((TruncatedError, tarfile.ReadError), match="end"):
+        read_all(tmp_path / "a.tar", "a.tar")
+
+
+def test_tar_with_a_damaged_header_is_not_taken_for_whole(tmp_path: Path) -> None:
+    data = bytearray(gzip.decompress(targz({"a.txt": b"a" * 100, "b.txt": b"b" * 100})))
+    data[1024 + 10] ^= 255
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(tarfile.ReadError, match="damaged member header"):
+        read_all(tmp_path / "a.tar", "a.tar")
+
+
+ZEROS = bytes(48 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("a.gz", gzip.compress), ("a.bz2", bz2.compress), ("a.xz", lzma.compress), ("a.zst", zstandard.compress)]
+)
+def test_files_that_expand_too_far_stop_early(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / name).write_bytes(pack(ZEROS))
+    with (tmp_path / name).open("rb") as raw, pytest.raises(ExpansionError, match=r"bytes came out of .*max_expansion is 200"):
+        decompressed(name, raw, LIMITS).read()
+    with (tmp_path / name).open("rb") as raw, pytest.raises(ExpansionError, match="max_member_bytes"):
+        decompressed(name, raw, Limits(1e9, 1_000_000)).read(2_000_000)
+
+
+def test_archives_that_expand_too_far_stop_early(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(targz({"zeros.txt": ZEROS}))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archived:
+        archived.writestr("zeros.txt", ZEROS)
+    for file in ("a.tar.gz", "a.zip"):
+        with pytest.raises(ExpansionError):
+            read_all(tmp_path / file, file)
+
+
+def test_small_files_may_expand_as_far_as_they_like(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(ZEROS[: 2**20]))
+    assert len(read_all(tmp_path / "a.gz", "a.gz")["a.gz"]) == 2**20
+
+
+@pytest.mark.parametrize("reader", [read_text, read_play, read_poems])
+def test_file_over_the_record_limit_is_reported_not_loaded(reader: Reader) -> None:
+    [record] = reader(io.BytesIO(b"x" * 5000), Reading(max_record_bytes=1000))
+    assert (record.raw, record.size) == (b"", 5000)
+    assert str(record.problem).startswith("record too large (5000 bytes")
+
+
+def test_line_over_the_record_limit_is_passed_over_and_the_next_ones_read() -> None:
+    lines = [b'{"text": "a"}\n', b'{"text": "' + b"x" * 5_000_000 + b'"}\n', b'{"text": "b"}\n', b"y" * 3000]
+    stream = _Watched(b"".join(lines))
+    first, second, third, fourth = read_jsonl(stream, Reading(max_record_bytes=1000))
+    assert (first.fragment, first.text, third.fragment, third.text) == ("1", "a", "3", "b")
+    assert (second.fragment, second.size, second.raw) == ("2", len(lines[1]), b"")
+    assert (fourth.fragment, fourth.size) == ("4", 3000)
+    assert stream.largest <= 1 << 20
+
+
+class _Watched(io.BytesIO):
+    """Remembers the largest line that was handed out."""
+
+    largest = 0
+
+    def readline(self, limit: int | None = -1, /) -> bytes:
+        line = super().readline(limit)
+        self.largest = max(self.largest, len(line))
+        return line
