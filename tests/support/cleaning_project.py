@@ -1,4 +1,4 @@
-"""A small project on disk for the stages from corpus to validate: real stage code, small tables, no process of its own."""
+"""A small project on disk for the stages from corpus to decontaminate: real stage code, small tables, no process of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages._params import load_section
 from stages._runner import StageIO
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES = ("clean", "dedup", "decontaminate", "validate")
+STAGES = ("clean", "dedup", "decontaminate")
 
 
 def document(doc_id: str, text: str, lang: str = "en", **fields: Any) -> dict[str, Any]:
@@ -51,5 +51,7 @@ def run(module: ModuleType, root: Path, **changes: Any) -> dict[str, Any]:
     io.output.mkdir(parents=True)
     io.runs.mkdir(parents=True, exist_ok=True)
     counts: dict[str, Any] = module.run(params(module, **changes), io)
+    io.collect()
+    io.forget()
     io.output.rename(root / "data" / stage)
     return counts

@@ -1,0 +1,16 @@
+"""Repairs and normalises text, identifies its language, drops what fails a quality rule and masks personal data.
+
+Reads: data/corpus/documents/*.parquet
+Writes: data/clean/documents/*.parquet (the same shards), data/clean/drops.parquet, data/clean/samples.parquet
+Params: clean
+Promises: each document of the corpus stands in documents, or in drops with its reason; `lang` is identified, not claimed; what
+each rule dropped, and what it only just kept, is sampled; a rule that matches nothing fails the stage unless told it may.
+
+One small module per concern: `normalise` repairs and normalises, `boilerplate` finds lines that recur across documents,
+`characters` and `statistics` count, `language` identifies, `rules` judge, `privacy` masks; `shard` does all of it to one shard.
+"""
+
+from stages.clean.build import run
+from stages.clean.params import Params
+
+__all__ = ["Params", "run"]
