@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 ROOMS = {
+    "dedup": ("stages.dedup.query", "Ask whether a document is a duplicate of one in the corpus."),
     "lineage": ("ledger.cli", "Ask the training ledger: who saw what, in which order."),
     "generate": ("model.cli", "Fill the blanks of a text with a checkpoint."),
     "rebuild": ("pipelines.cli", "Run the whole workflow as a Prefect flow."),

@@ -1,0 +1,104 @@
+"""Fourth step, shard by shard: what is needed to compare the members of candidate components, sorted into their parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stages import _documents, _jit, _units
+from stages.dedup import tables
+from stages.dedup.params import Params
+
+_kernel = _jit.kernels(__file__)
+
+
+@dataclass(frozen=True)
+class GatherTask:
+    """Members (`components.MEMBERS`) of one shard, with all that is needed to compare them."""
+
+    shard: str
+    table: str
+    start: int
+    members: str
+    parts: int
+    target: str
+    params: Params
+
+
+def gathered_schema() -> pa.Schema:
+    """Of what `gather` writes: signatures and sets of shingles stand only at documents that have something to be near to."""
+    return pa.schema(
+        [
+            ("document", pa.int64()),
+            ("head", pa.int64()),
+            ("near", pa.bool_()),
+            ("doc_id", pa.string()),
+            ("characters", pa.int64()),
+            ("signature", pa.large_list(pa.uint32())),
+            ("shingles", pa.large_list(pa.uint64())),
+        ]
+    )
+
+
+def gather(task: GatherTask) -> dict[str, int]:
+    """Write the shard's members, one record batch for each part; gives the number of sets of shingles made."""
+    params = task.params
+    table = tables.open_table(task.table, ("doc_id", "characters", "signature"), tables.header(params)).get_batch(0)
+    members = tables.open_table(task.members).get_batch(0)
+    low, high = np.searchsorted(tables.column(members, "document"), [task.start, task.start + len(table)])
+    mine = members.slice(low, high - low)
+    rows, near = tables.column(mine, "document") - task.start, mine["near"].to_numpy(zero_copy_only=False)
+    signatures = tables.matrix(table, "signature")[rows[near]]
+    length = params.permutations
+    values, splits = np.empty(0, np.uint64), np.zeros(int(near.sum()) + 1, np.int64)
+    if params.verify == "exact" and near.any():
+        values, splits = shingle_sets(task.shard, rows[near], params)
+    lists = [
+        pa.LargeListArray.from_arrays(np.arange(len(signatures) + 1) * length, signatures.reshape(-1)),
+        pa.LargeListArray.from_arrays(splits, values),
+    ]
+    ids = table.select(["doc_id", "characters"]).take(pa.array(rows))
+    parts, place = tables.column(mine, "part"), np.cumsum(near) - 1
+    with tables.writer(task.target, gathered_schema()) as output:
+        for part in range(task.parts):
+            chosen = np.flatnonzero(parts == part)
+            heavy = [column.take(pa.array(place[chosen], mask=~near[chosen])) for column in lists]
+            light = [table.take(pa.array(chosen)) for table in (mine.select(["document", "head", "near"]), ids)]
+            columns = [*light[0].columns, *light[1].columns, *heavy]
+            output.write_batch(pa.record_batch(columns, schema=gathered_schema()))
+    return {"sets": len(splits) - 1 if len(values) else 0}
+
+
+def shingle_sets(shard: str, rows: NDArray[np.int64], params: Params) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Sets of shingles of some rows of a shard: the sorted, distinct 64-bit hashes of each, and where each set begins."""
+    sets, lengths, start = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)], 0
+    for batch in _documents.read_batches(shard, ["lang", "text"]):
+        low, high = np.searchsorted(rows, [start, start + len(batch)])
+        chosen = batch.take(pa.array(rows[low:high] - start))
+        start += len(batch)
+        sizes = np.array([params.ngram[lang] for lang in chosen["lang"].to_pylist()], np.int64)
+        hashes, splits = _units.ngram_hashes(chosen["text"], sizes, params.max_characters)
+        for begin, end in pairwise(splits):
+            hashes[begin:end].sort()
+        values, splits = _distinct(hashes, splits)
+        sets.append(values)
+        lengths.append(np.diff(splits))
+    return np.concatenate(sets), np.cumsum(np.concatenate(lengths))
+
+
+@_kernel
+def _distinct(values: Any, splits: Any) -> Any:
+    """Sorted runs without repetitions: the values, and where each run begins."""
+    kept, places, filled = np.empty(len(values), np.uint64), np.zeros(len(splits), np.int64), 0
+    for run in range(len(splits) - 1):
+        for place in range(splits[run], splits[run + 1]):
+            if place == splits[run] or values[place] != values[place - 1]:
+                kept[filled] = values[place]
+                filled += 1
+        places[run + 1] = filled
+    return kept[:filled].copy(), places
