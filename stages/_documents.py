@@ -50,7 +50,7 @@ def read_batches(file: str | Path, columns: list[str] | None = None, rows: int =
     """The record batches of one Parquet table."""
     source = _storage.open_input(file) if _storage.is_remote(str(file)) else str(file)
     with pq.ParquetFile(source) as table:
-        yield from table.iter_batches(rows, columns=columns)
+        yield from table.iter_batches(rows, columns=columns, use_threads=False)  # shards are what runs in parallel
 
 
 def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:

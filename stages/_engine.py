@@ -73,6 +73,7 @@ class Engine:
 
     def __init__(self, settings: EngineSettings, sandbox: Sandbox | None = None) -> None:
         self.settings, self._sandbox = settings, sandbox
+        self._pool: Any = None
 
     def map(self, function: Callable[[T], R], tasks: Mapping[int, T]) -> Iterator[tuple[int, R]]:
         """(number, result) of every task, in order of completion.
@@ -101,27 +102,51 @@ class Engine:
                 return
 
     def close(self) -> None:
-        """End worker processes of this machine, so that their CPU time is counted."""
+        """End the workers; those of this machine at once, so that their CPU time is counted."""
+        self._end_pool()
         if self.settings.kind == "local" and self.settings.processes > 1:
             from joblib.externals.loky import get_reusable_executor
 
             get_reusable_executor().shutdown(wait=True)
 
     def _parallel(self, function: Callable[[T], R], tasks: dict[int, T]) -> Iterator[tuple[int, R]]:
-        from joblib import Parallel, delayed, parallel_config
+        from joblib import delayed
 
         calls = (delayed(_call)(function, number, task, self._sandbox) for number, task in list(tasks.items()))
-        if self.settings.kind == "ray":
-            self._connect()
-            backend, workers = "ray", self.settings.workers or -1
-        else:
+        try:
+            yield from self._open()(calls)
+        except BaseException:  # a pool that has lost a worker, or was left in mid-work, is not used again
+            self._end_pool()
+            raise
+
+    def _open(self) -> Any:
+        """joblib's pool of workers, kept from map to map: a worker that starts anew imports everything anew."""
+        from joblib import Parallel, parallel_config
+
+        if self._pool is None:
             backend, workers = "loky", self.settings.processes
-        with parallel_config(backend=backend, n_jobs=workers):
-            yield from Parallel(batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")(calls)
+            if self.settings.kind == "ray":
+                self._connect()
+                backend, workers = "ray", self.settings.workers or -1
+            with parallel_config(backend=backend, n_jobs=workers):
+                pool = Parallel(batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
+            self._pool = pool.__enter__()
+        return self._pool
+
+    def _end_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.__exit__(None, None, None)
+            self._pool = None
 
     def _connect(self) -> None:
         import ray
-        from ray.util.joblib import register_ray
+        from joblib import register_parallel_backend
+        from ray.util.joblib.ray_backend import RayBackend
+
+        class Streaming(RayBackend):
+            """Ray's backend with results as they come; its pool calls back for each, which is all that joblib needs."""
+
+            supports_return_generator = True
 
         if not ray.is_initialized():
             path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
@@ -131,7 +156,7 @@ class Engine:
                 include_dashboard=None if self.settings.ray_address else False,
                 log_to_driver=False,
             )
-        register_ray()
+        register_parallel_backend("ray", Streaming)
 
 
 def _call(function: Callable[[T], R], number: int, task: T, sandbox: Sandbox | None) -> tuple[int, R]:

@@ -272,6 +272,7 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     io = StageIO(stage, root, deps, out, settings)
     io = StageIO(stage, root, deps, out, settings, key=io.fingerprint(params)[:16])
     io.runs.mkdir(parents=True, exist_ok=True)
+    (root / ".cache").mkdir(exist_ok=True)  # of compiled kernels; what is not there when the sandbox closes stays unreadable
     shutil.rmtree(io.output, ignore_errors=True)
     io.output.mkdir(parents=True)
     temporary = io.runs / "tmp"

@@ -18,7 +18,7 @@ _READ_FILE, _REFER = 1 << 2, 1 << 13
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
-_ALWAYS = (".venv", ".git", ".dvc", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "runner.yaml")
+_ALWAYS = (".cache", ".venv", ".git", ".dvc", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "runner.yaml")
 
 
 class UndeclaredInputError(PermissionError):

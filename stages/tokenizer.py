@@ -1,6 +1,6 @@
 """Trains the bilingual SentencePiece unigram model on a byte-balanced sample of the training documents.
 
-Reads:    data/decontaminate (train/documents to train on, heldout/documents to measure on), data/validate (the gate)
+Reads:    data/decontaminate (train/documents to train on, heldout/documents to measure on)
 Writes:   data/tokenizer: tokenizer.model, tokenizer.json, report.json
 Params:   tokenizer
 Promises: special tokens at their fixed ids; every text survives encode and decode unchanged; the same documents and

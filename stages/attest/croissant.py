@@ -12,6 +12,7 @@ _MEANING = {
     "doc_id": "name of the document, unique in the corpus: source and path",
     "source": "source of the register",
     "path": "file (and record) inside the source",
+    "url": "address of the record, where it has one",
     "licence": "SPDX expression, or a LicenseRef that the register explains",
     "lang": "language that the source claims",
     "title": "title, as the source states it",

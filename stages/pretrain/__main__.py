@@ -1,6 +1,6 @@
 """Pretrains a GLM with DeepSpeed; a killed run goes on where its last state stands.
 
-Reads:    data/pack, data/tokenizer
+Reads:    data/pack, data/tokenizer, data/validate (the gate)
 Writes:   data/pretrain: checkpoints/, loss.csv, journal.jsonl, plan.json (docs/data.md)
 Params:   pretrain
 Promises: which samples a step sees follows from the plan alone; kill -9 and rerun give the bytes of an undisturbed run (CPU);

@@ -13,7 +13,7 @@ from ledger.query import Ledger
 from stages._manifest import write_atomic
 from stages._params import NonNegative, Positive, Range
 from stages._runner import StageError, StageIO
-from stages.report import corpus, evaluation, graph, lineage, objective, overview, provenance, tokens, training
+from stages.report import corpus, evaluation, gates, graph, lineage, objective, overview, provenance, tokens, training
 from stages.report.facts import Facts, language
 from stages.report.pieces import load_tokenizer
 from stages.report.svg import plain
@@ -58,6 +58,7 @@ def gather(params: Params, io: StageIO) -> dict[str, Any]:
         "corpus": corpus.section(facts, params.samples),
         "tokenizer": tokens.section(facts, tokenizer),
         "objective": objective.section(facts, tokenizer, seen, ledger.plan.ramp),
+        "gates": gates.section(facts),
         "training": training.section(facts, ledger),
         "evaluation": evaluation.section(facts, params.samples),
         "lineage": lineage.section(facts, seen, segment, corpus.removals(facts), params.indexed_documents),

@@ -20,6 +20,7 @@ from stages._documents import document_files
 from stages._runner import StageError
 from stages.report.facts import Facts, at
 from stages.report.flow import Loss, Passage, flow
+from stages.report.rules import decisions
 
 FOLDERS = {
     "corpus": "data/corpus",
@@ -100,7 +101,7 @@ def section(facts: Facts, samples: int) -> dict[str, Any]:
         "kept": _kept(facts, languages, samples),
         "dropped": _dropped(facts, removed, samples),
         "removed": len(removed),
-        "checks": _checks(facts),
+        "decisions": decisions(facts),
     }
 
 
@@ -265,9 +266,3 @@ def around(text: str, ngram: str) -> Markup:
     start, end = max(0, found.start() - 40), found.end() + 40
     before, behind = ("…" if start else "") + text[start : found.start()], text[found.end() : end]
     return Markup.escape(before) + _marked(found[0]) + behind + ("…" if end < len(text) else "")
-
-
-def _checks(facts: Facts) -> list[dict[str, Any]]:
-    file = "data/validate/report.json"
-    keys = ("table", "expectation", "arguments", "rows", "unexpected", "success")
-    return [{key: at(entry, file, key) for key in keys} for entry in at(facts.json(file), file, "expectations")]

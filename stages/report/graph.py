@@ -13,8 +13,8 @@ from stages.report.facts import Facts
 from stages.report.svg import picture, tag, text
 
 COLUMNS = (
-    ("text", ("corpus", "clean", "dedup", "decontaminate", "validate")),
-    ("tokens", ("tokenizer", "encode", "instruct", "pack")),
+    ("text", ("corpus", "clean", "dedup", "decontaminate")),
+    ("tokens", ("tokenizer", "encode", "instruct", "pack", "validate")),
     ("model", ("pretrain", "quantize", "evaluate")),
     ("evidence", ("attest", "report")),
 )
@@ -23,11 +23,11 @@ SECTIONS = {
     "clean": "corpus",
     "dedup": "corpus",
     "decontaminate": "corpus",
-    "validate": "corpus",
     "tokenizer": "tokenizer",
     "encode": "tokenizer",
     "instruct": "objective",
     "pack": "objective",
+    "validate": "gates",
     "pretrain": "training",
     "quantize": "evaluation",
     "evaluate": "evaluation",

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import bz2
+import dataclasses
 import gzip
 import json
 import random
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import _documents, decontaminate, dedup
+from stages import _documents, _ngrams, _units, decontaminate, dedup
+from stages._engine import EngineSettings
+from stages._manifest import sha256_file
 from stages._params import ParamsError, parse, to_plain
-from stages._runner import StageError
-from stages.decontaminate import Entry, EvaluationSet, Index, Item
+from stages._runner import StageError, StageIO
+from stages.decontaminate import EvaluationSet, evaluations, hits, scan
+from stages.decontaminate.evaluations import Item
+from stages.decontaminate.split import split
 from tests.support.cleaning_project import document, params, run, write_documents
 
 
@@ -25,56 +33,72 @@ def write_dedup(root: Path, rows, members=()) -> None:
     _documents.write_table(root / "data/dedup/clusters.parquet", dedup.CLUSTERS, members)
 
 
-def write_items(path: Path, items: list[dict]) -> EvaluationSet:
+def write_items(path: Path, items: list[dict], **fields) -> EvaluationSet:
     lines = "".join(json.dumps(item) + "\n" for item in items)
     path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
-    return EvaluationSet(path.name.partition(".")[0], str(path))
+    return EvaluationSet(path.name.partition(".")[0], (str(path),), **fields)
 
 
 def side(root: Path, name: str) -> list[str]:
     return [row["doc_id"] for row in _documents.read_documents(root / "data/decontaminate" / name)]
 
 
-def hits(root: Path) -> list[dict]:
+def hit_rows(root: Path) -> list[dict]:
     return pq.read_table(root / "data/decontaminate/hits.parquet").to_pylist()
 
 
-class TestSplit:
-    def entries(self, source: str = "s", count: int = 400, size: int = 100) -> list[Entry]:
-        return [Entry(f"{source}/{n}", source, size, f"{source}/{n}") for n in range(count)]
+def clean_up(root: Path, **changes) -> dict:
+    """The stage without a held-out part, so that evaluation sets alone decide."""
+    return run(decontaminate, root, **{"heldout_share": 0.0, **changes})
 
+
+def entries(*rows: tuple[str, str, int, str]) -> pa.Table:
+    return pa.Table.from_pylist([dict(zip(("doc_id", "source", "bytes", "group"), row, strict=True)) for row in rows])
+
+
+def many(source: str = "s", count: int = 400, size: int = 100) -> list[tuple[str, str, int, str]]:
+    return [(f"{source}/{n}", source, size, f"{source}/{n}") for n in range(count)]
+
+
+def chosen(rows, share: float, seed: int) -> set[str]:
+    table = entries(*rows)
+    return set(table.filter(pa.array(split(table, share, seed)))["doc_id"].to_pylist())
+
+
+class TestSplit:
     def test_share_of_each_source(self):
-        chosen = decontaminate.split([*self.entries("a"), *self.entries("b", 200)], 0.05, 1)
-        assert sum(name.startswith("a/") for name in chosen) == 20
-        assert sum(name.startswith("b/") for name in chosen) == 10
+        names = chosen([*many("a"), *many("b", 200)], 0.05, 1)
+        assert sum(name.startswith("a/") for name in names) == 20
+        assert sum(name.startswith("b/") for name in names) == 10
 
     def test_does_not_depend_on_order_but_on_the_seed(self):
-        entries = self.entries()
-        assert decontaminate.split(entries, 0.05, 1) == decontaminate.split(entries[::-1], 0.05, 1)
-        assert decontaminate.split(entries, 0.05, 1) != decontaminate.split(entries, 0.05, 2)
+        assert chosen(many(), 0.05, 1) == chosen(many()[::-1], 0.05, 1)
+        assert chosen(many(), 0.05, 1) != chosen(many(), 0.05, 2)
 
     def test_other_documents_do_not_move_across(self):
-        entries = self.entries()
-        before = decontaminate.split(entries, 0.05, 1)
-        after = decontaminate.split(entries[:-1], 0.05, 1)
-        assert len(before ^ after) <= 2
+        assert len(chosen(many(), 0.05, 1) ^ chosen(many()[:-1], 0.05, 1)) <= 2
 
     def test_groups_stay_together(self):
-        entries = [Entry(f"s/{n}", "s", 100, f"s/{n // 4}") for n in range(400)]
-        chosen = decontaminate.split(entries, 0.05, 1)
-        assert chosen
-        assert all(len({entry.doc_id in chosen for entry in entries if entry.group == f"s/{n}"}) == 1 for n in range(100))
+        rows = [(f"s/{n}", "s", 100, f"s/{n // 4}") for n in range(400)]
+        names = chosen(rows, 0.05, 1)
+        assert names
+        assert all(len({f"s/{n + k}" in names for k in range(4)}) == 1 for n in range(0, 400, 4))
+
+    def test_a_group_of_two_sources_belongs_to_the_first_by_name(self):
+        rows = [*many("b", 100), ("a/1", "a", 100, "b/0")]
+        assert not {"a/1", "b/0"} & chosen(rows, 0.5, 1), "the only group of source a is more than half of it"
+        assert {"a/1", "b/0"} <= chosen(rows, 0.7, 1)
 
     def test_small_source_gives_its_smallest_and_a_single_document_stays(self):
-        entries = [Entry("a/1", "a", 900, "a/1"), Entry("a/2", "a", 500, "a/2"), Entry("b/1", "b", 100, "b/1")]
-        assert decontaminate.split(entries, 0.03, 1) == {"a/2"}
+        rows = [("a/1", "a", 900, "a/1"), ("a/2", "a", 500, "a/2"), ("b/1", "b", 100, "b/1")]
+        assert chosen(rows, 0.03, 1) == {"a/2"}
 
     def test_a_giant_does_not_swallow_the_share(self):
-        entries = [*self.entries(count=100), Entry("s/giant", "s", 10_000, "s/giant")]
-        assert all("s/giant" not in decontaminate.split(entries, 0.05, seed) for seed in range(30))
+        rows = [*many(count=100), ("s/giant", "s", 10_000, "s/giant")]
+        assert all("s/giant" not in chosen(rows, 0.05, seed) for seed in range(30))
 
     def test_zero_share_holds_nothing_out(self):
-        assert decontaminate.split(self.entries(), 0.0, 1) == set()
+        assert chosen(many(), 0.0, 1) == set()
 
 
 class TestItems:
@@ -88,70 +112,173 @@ class TestItems:
         ],
     )
     def test_forms(self, record, expected):
-        assert decontaminate.item_texts(record) == expected
+        assert evaluations.item_texts(record) == expected
+
+    def test_stated_columns_go_before_the_form(self):
+        record = {"text": "no", "question": "q", "options": ["a", "b"], "answer": "b"}
+        assert evaluations.item_texts(record, ("question", "options", "answer")) == ("q", ["a", "b", "b"])
 
     @pytest.mark.parametrize("name", ["set.jsonl", "set.jsonl.gz"])
     def test_reads_plain_and_compressed_files(self, tmp_path, name):
-        evaluation = write_items(tmp_path / name, [{"id": "x/7", "text": "a"}, {"text": "b"}])
-        assert list(decontaminate.read_items(Path(evaluation.file))) == [("x/7", "a", []), ("1", "b", [])]
+        write_items(tmp_path / name, [{"id": "x/7", "text": "a"}, {"text": "b"}])
+        assert list(evaluations.read_items(tmp_path / name)) == [("x/7", "a", []), ("1", "b", [])]
+
+    @pytest.mark.parametrize("suffix", [".bz2", ".zst"])
+    def test_plain_text_is_one_item_a_line(self, tmp_path, suffix):
+        data = "first line\n\n第三行\n".encode()
+        file = tmp_path / f"set.txt{suffix}"
+        file.write_bytes(bz2.compress(data) if suffix == ".bz2" else pa.compress(data, "zstd", asbytes=True))
+        assert list(evaluations.read_items(file)) == [("0", "first line", []), ("2", "第三行", [])]
+
+    def test_parquet_by_its_columns(self, tmp_path):
+        table = pa.table({"q": ["one", "two"], "choices": [["a"], ["b", "c"]], "id": [7, 8]})
+        pq.write_table(table, tmp_path / "set.parquet")
+        found = list(evaluations.read_items(tmp_path / "set.parquet", ("q", "choices")))
+        assert found == [("7", "one", ["a"]), ("8", "two", ["b", "c"])]
+
+    @pytest.mark.parametrize(("columns", "message"), [((), "not stated"), (("question",), "no column 'question'")])
+    def test_parquet_says_which_columns_there_are(self, tmp_path, columns, message):
+        pq.write_table(pa.table({"q": ["one"], "a": ["x"]}), tmp_path / "set.parquet")
+        with pytest.raises(StageError, match=rf"{message}.*the file has q, a"):
+            list(evaluations.read_items(tmp_path / "set.parquet", columns))
 
     @pytest.mark.parametrize("line", ["{", "[1]", '{"question": "?"}', '{"inputs_pretokenized": 3}'])
     def test_bad_line_names_file_and_row(self, tmp_path, line):
         file = tmp_path / "set.jsonl"
         file.write_text('{"text": "fine"}\n' + line + "\n", encoding="utf-8")
         with pytest.raises(StageError, match=r"set\.jsonl, row 1"):
-            list(decontaminate.read_items(file))
+            list(evaluations.read_items(file))
 
-    @pytest.mark.parametrize("name", ["absent.jsonl", "broken.jsonl.gz"])
+    def test_unknown_kind_of_file(self, tmp_path):
+        (tmp_path / "set.pdf").write_bytes(b"%PDF")
+        with pytest.raises(StageError, match=r"'\.pdf' are not known.*\.jsonl.*\.parquet"):
+            list(evaluations.read_items(tmp_path / "set.pdf"))
+
+    @pytest.mark.parametrize("name", ["absent.jsonl", "broken.jsonl.gz", "broken.parquet"])
     def test_unreadable_file(self, tmp_path, name):
         if name.startswith("broken"):
             (tmp_path / name).write_bytes(gzip.compress(b'{"text": "a"}\n' * 100)[:-20])
         with pytest.raises(StageError, match="cannot read evaluation set"):
-            list(decontaminate.read_items(tmp_path / name))
+            list(evaluations.read_items(tmp_path / name, ("q",) if "parquet" in name else ()))
+
+    def test_a_glob_reads_several_files_and_names_items_by_file(self, tmp_path):
+        for name in ("b", "a"):
+            write_items(tmp_path / f"part-{name}.jsonl", [{"text": words(1)}])
+        evaluation = EvaluationSet("quiz", (str(tmp_path / "part-*.jsonl"),))
+        files = evaluations.find_files(evaluation, StageIO("decontaminate", tmp_path, [], "data/decontaminate"))
+        assert [file.name for file in files] == ["part-a.jsonl", "part-b.jsonl"]
+        found = evaluations.read_evidence(evaluation, files, params(decontaminate))
+        assert [entry.item for entry in found] == [Item("quiz", "part-a.jsonl#0"), Item("quiz", "part-b.jsonl#0")]
+
+    def test_stated_digest(self, tmp_path):
+        io = StageIO("decontaminate", tmp_path, [], "data/decontaminate")
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": "x"}])
+        right = {"quiz.jsonl": sha256_file(tmp_path / "quiz.jsonl")}
+        assert evaluations.find_files(dataclasses.replace(evaluation, sha256=right), io)
+        with pytest.raises(StageError, match=r"SHA-256 is .*, stated is 00.*quiz\.jsonl"):
+            evaluations.find_files(dataclasses.replace(evaluation, sha256={"quiz.jsonl": "00"}), io)
+        with pytest.raises(StageError, match=r"'other\.jsonl', which it does not read"):
+            evaluations.find_files(dataclasses.replace(evaluation, sha256=right | {"other.jsonl": "00"}), io)
 
 
-class TestIndex:
+class TestEvidence:
+    def evidence(self, text: str, *ends: str, passages: str = "item", **lengths: int):
+        ngram = {"en": 3, "zh": 3} | lengths
+        changed = params(decontaminate, ngram=ngram, substring={"en": 2, "zh": 2})
+        return evaluations.evidence(Item("set", "1"), text, ends, changed, passages)
+
     def test_choice_is_read_as_the_end_of_the_input(self):
-        index = Index({"en": 3, "zh": 3})
-        index.add(Item("set", "1"), "one two", ["three", "four"])
-        assert index.overlaps("zero one two four five", "en") == ["one two four"]
-        assert index.overlaps("two three four", "en") == []
-
-    def test_all_items_of_a_shared_ngram_are_named(self):
-        index = Index({"en": 3, "zh": 3})
-        for number in "12":
-            index.add(Item("set", number), "one two three one two three")
-        assert index.items("one two three") == [Item("set", "1"), Item("set", "2")]
+        found = self.evidence("one two", "three", "four")
+        assert found.texts == ["one two three", "one two four"]
+        assert found.passages == [("one two", "en")]
 
     def test_language_of_an_item_decides_the_length(self):
-        index = Index({"en": 2, "zh": 4})
-        index.add(Item("set", "1"), "对酒当歌")
-        assert index.overlaps("慨当以慷对酒当歌", "zh") == ["对 酒 当 歌"]
-        assert index.overlaps("对酒", "zh") == []
+        assert self.evidence("对酒当歌", en=2, zh=4).texts == ["对 酒 当 歌"]
+        assert self.evidence("one two", en=2, zh=4).texts == ["one two"]
 
-    def test_short_items_are_counted(self):
-        index = Index({"en": 13, "zh": 13})
-        index.add(Item("set", "1"), "too short")
-        index.add(Item("set", "2"), words(1, 13))
-        assert index.short == {"set": 1}
+    def test_a_passage_is_shorter_than_an_ngram_and_long_enough(self):
+        assert self.evidence("one two three").passages == []
+        assert self.evidence("one").passages == []
+        assert self.evidence("One, two!").passages == [("one two", "en")]
+
+    def test_lines_are_passages_where_that_is_asked_for(self):
+        assert self.evidence("one two\nthree four\nfive", passages="lines").passages == [
+            ("one two", "en"),
+            ("three four", "en"),
+        ]
+
+
+class TestScan:
+    TEXTS = ("", "one", "One two  three's FOUR", "对酒当歌，人生几何", "straße 12 İstanbul ﬁn", "a\u0000b c")
+
+    @pytest.mark.parametrize("n", [1, 2, 3])
+    def test_hashes_are_those_of_the_ngrams_in_order(self, n):
+        of_text, place, hashes = scan.ngram_hashes(pa.array(self.TEXTS, pa.large_string()), n)
+        for number, text in enumerate(self.TEXTS):
+            sequence = _ngrams.units(text)
+            if len(sequence) < n:
+                continue
+            mine = of_text == number
+            assert place[mine].tolist() == list(range(len(sequence) - n + 1))
+            alone = [_units.digest(gram.encode()) for gram in _ngrams.ngrams(sequence, n)]
+            assert hashes[mine].tolist() == alone
+
+    def test_hash_set_against_python(self):
+        generator = np.random.Generator(np.random.Philox(key=5))
+        known = np.unique(generator.integers(0, 2**64, 3000, np.uint64))
+        asked = np.concatenate([known[::3], generator.integers(0, 2**64, 3000, np.uint64), known[:5] + np.uint64(1)])
+        members = set(known.tolist())
+        assert scan.HashSet(known).contains(asked).tolist() == [value in members for value in asked.tolist()]
+        assert not scan.HashSet(known[:0]).contains(asked).any()
+        assert scan.HashSet(known).contains(asked[:0]).tolist() == []
+
+    def test_a_collision_makes_no_hit(self, tmp_path, monkeypatch):
+        """Every n-gram has the same hash: only real overlaps may come out."""
+        real = _units.ngram_hashes
+        monkeypatch.setattr(_units, "ngram_hashes", lambda *given: (np.zeros_like(real(*given)[0]), real(*given)[1]))
+        leak = words(3)
+        write_dedup(tmp_path, [document("s/1", leak), *(document(f"s/{n}", words(n)) for n in range(10, 15))])
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": leak}, {"text": words(99)}])
+        clean_up(tmp_path, evaluations=(evaluation,))
+        assert [(hit["doc_id"], hit["item"]) for hit in hit_rows(tmp_path)] == [("s/1", "0")]
 
 
 class TestHits:
-    def test_formula_makes_no_hit_but_another_overlap_does(self):
-        index = Index({"en": 2, "zh": 2})
-        index.add(Item("set", "1"), "exeunt omnes never seen")
-        overlaps = {f"s/{n}": ["exeunt omnes"] for n in range(11)}
-        overlaps["s/11"] = ["exeunt omnes", "never seen"]
-        found, formulas = decontaminate.find_hits(overlaps, index, 10)
-        assert formulas == {"exeunt omnes"}
-        assert [(hit.doc_id, hit.item, hit.ngram) for hit in found] == [("s/11", "1", "never seen")]
+    def owners(self, folder: Path, text: str) -> hits.Owners:
+        grams = list(_ngrams.ngrams(_ngrams.units(text), 2))
+        owners = hits.Owners(grams)
+        rows = ({"item": number, "n": 2, "lang": None, "text": text} for number in "21")
+        _documents.write_table(folder / "set.parquet", evaluations.EVALUATED, rows)
+        wanted = np.array(sorted(_units.digest(gram.encode()) for gram in grams), np.uint64)
+        owners.add_set("set", str(folder / "set.parquet"), scan.HashSet(wanted), set())
+        return owners
 
-    def test_ten_documents_are_not_yet_a_formula(self):
-        index = Index({"en": 2, "zh": 2})
-        index.add(Item("set", "1"), "exeunt omnes")
-        found, formulas = decontaminate.find_hits({f"s/{n}": ["exeunt omnes"] for n in range(10)}, index, 10)
-        assert len(found) == 10
-        assert not formulas
+    def candidates(self, path: Path, *rows: tuple[int, int, str]) -> str:
+        table = ({"row": row, "start": start, "method": "ngram", "hash": 1, "ngram": gram} for row, start, gram in rows)
+        _documents.write_table(path, scan.CANDIDATES, table)
+        return str(path)
+
+    def test_all_items_of_a_shared_ngram_are_named_once_by_the_first_overlap(self, tmp_path):
+        file = self.candidates(tmp_path / "c.parquet", (4, 9, "never seen"), (4, 2, "omnes never"))
+        found = list(hits.find_hits([file], self.owners(tmp_path, "exeunt omnes never seen"), set()))
+        assert [(hit.row, hit.item, hit.ngram, hit.start) for hit in found] == [
+            (4, "1", "omnes never", 2),
+            (4, "2", "omnes never", 2),
+        ]
+
+    def test_formula_makes_no_hit_but_another_overlap_does(self, tmp_path):
+        file = self.candidates(tmp_path / "c.parquet", (0, 0, "exeunt omnes"), (1, 0, "exeunt omnes"), (1, 2, "never seen"))
+        found = list(hits.find_hits([file], self.owners(tmp_path, "exeunt omnes never seen"), {"exeunt omnes"}))
+        assert {(hit.row, hit.ngram) for hit in found} == {(1, "never seen")}
+
+    @pytest.mark.parametrize(("copies", "expected"), [(10, 10), (11, 0)])
+    def test_an_overlap_with_more_than_ten_documents_is_a_formula(self, tmp_path, copies, expected):
+        phrase = words(1, 13)
+        write_dedup(tmp_path, [document(f"s/{n}", f"{words(100 + n)} {phrase} {words(200 + n)}") for n in range(copies)])
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": phrase}])
+        counts = clean_up(tmp_path, evaluations=(evaluation,), action="mark")
+        assert len(hit_rows(tmp_path)) == expected
+        assert counts["formulas"] == (copies > 10)
 
 
 class TestStage:
@@ -161,12 +288,12 @@ class TestStage:
         rows = [document(f"s/{n}", words(n)) for n in range(10, 20)] + [document("s/leak", leak)]
         write_dedup(tmp_path, rows)
         evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": words(99)}, {"id": "q7", "inputs_pretokenized": question}])
-        counts = run(decontaminate, tmp_path, heldout_share=0.0, evaluations=(evaluation,))
+        counts = clean_up(tmp_path, evaluations=(evaluation,))
         assert side(tmp_path, "train") == [f"s/{n}" for n in range(10, 20)]
-        assert [(hit["doc_id"], hit["evaluation"], hit["item"], hit["action"]) for hit in hits(tmp_path)] == [
+        assert [(hit["doc_id"], hit["evaluation"], hit["item"], hit["action"]) for hit in hit_rows(tmp_path)] == [
             ("s/leak", "quiz", "q7", "remove")
         ]
-        assert hits(tmp_path)[0]["ngram"] in leak
+        assert hit_rows(tmp_path)[0]["ngram"] in leak
         assert counts["removed"] == counts["hits"]["quiz"] == 1
         assert counts["evaluations"]["quiz"]["items"] == 2
 
@@ -174,25 +301,96 @@ class TestStage:
         leak = words(3, 40)
         write_dedup(tmp_path, [document("s/1", leak), document("s/2", words(4))])
         evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": " ".join(leak.split()[:12]) + " " + words(5, 12)}])
-        run(decontaminate, tmp_path, heldout_share=0.0, evaluations=(evaluation,))
-        assert hits(tmp_path) == []
+        clean_up(tmp_path, evaluations=(evaluation,), may_match_nothing=("quiz",))
+        assert hit_rows(tmp_path) == []
+
+    def test_a_short_passage_that_occurs_whole_is_a_hit(self, tmp_path):
+        question = words(7, 9)
+        before = words(4, 30)
+        leak = f"{before} “{question.upper()}?” {words(5)}"
+        half = f"{before} {question[:-3]} {words(6)}"
+        write_dedup(tmp_path, [document("s/leak", leak), document("s/half", half), document("s/free", words(8))])
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": f"{question}?"}])
+        counts = clean_up(tmp_path, evaluations=(evaluation,))
+        assert hit_rows(tmp_path) == [
+            {
+                "doc_id": "s/leak", "evaluation": "quiz", "item": "0", "ngram": question, "action": "remove",
+                "method": "substring", "start": 30,
+            }
+        ]  # fmt: skip
+        assert counts["hits_by_method"] == {"substring": 1}
+        assert counts["evaluations"]["quiz"]["matched"] == 1
+
+    def test_short_passages_are_left_alone_without_the_rule(self, tmp_path):
+        question = words(7, 9)
+        write_dedup(tmp_path, [document("s/1", words(4) + " " + question)])
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": question}, {"text": words(50)}])
+        clean_up(tmp_path, evaluations=(evaluation,), substring=None, may_match_nothing=("quiz",))
+        assert hit_rows(tmp_path) == []
+
+    def test_the_words_of_a_template_are_no_passage(self, tmp_path):
+        template, sentence = "do these two sentences mean the same thing", words(3, 9)
+        items = [{"text": f"{words(100 + n, 9)}\n{template}"} for n in range(11)] + [{"text": f"{sentence}\n{template}"}]
+        write_dedup(tmp_path, [document("s/prompt", f"{words(1)} {template}"), document("s/leak", f"{words(2)} {sentence}")])
+        evaluation = write_items(tmp_path / "pairs.jsonl", items, passages="lines")
+        counts = clean_up(tmp_path, evaluations=(evaluation,), action="mark")
+        assert [(hit["doc_id"], hit["item"]) for hit in hit_rows(tmp_path)] == [("s/leak", "11")]
+        assert counts["evaluations"]["pairs"]["templates"] == 1
+
+    def test_chinese_passage_without_blanks_and_signs(self, tmp_path):
+        write_dedup(
+            tmp_path,
+            [document("s/1", "却说曹操引百万之众，屯于赤壁。" * 3, "zh"), document("s/2", "天下大势，分久必合" * 9, "zh")],
+        )
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": "曹操引百万之众 屯于赤壁"}])
+        clean_up(tmp_path, evaluations=(evaluation,))
+        assert [(hit["doc_id"], hit["method"], hit["start"]) for hit in hit_rows(tmp_path)] == [("s/1", "substring", 2)]
+
+    def test_an_evaluation_that_overlaps_with_nothing_stops_the_stage(self, tmp_path):
+        write_dedup(tmp_path, [document(f"s/{n}", words(n)) for n in range(40)])
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": words(99)}])
+        with pytest.raises(StageError, match=r"overlaps with anything of 'quiz'.*may_match_nothing"):
+            clean_up(tmp_path, evaluations=(evaluation,))
+        (tmp_path / "data/.decontaminate.partial").rename(tmp_path / "first")
+        with pytest.raises(StageError, match="overlaps with anything of 'heldout'"):
+            run(decontaminate, tmp_path)
+
+    def test_memory_and_workers_change_no_byte(self, tmp_path):
+        leaks = {name: words(seed, 40) for name, seed in (("a", 3), ("b", 4), ("c", 5))}
+        rows = [document(f"{source}/{n}", words(100 * ord(source) + n)) for source in leaks for n in range(30)]
+        rows += [document(f"{source}/leak", leak) for source, leak in leaks.items()]
+        write_dedup(tmp_path, rows)
+        evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": leak} for leak in leaks.values()])
+        changed = params(decontaminate, evaluations=(evaluation,), may_match_nothing=("heldout",))
+        outputs = []
+        for memory in (2**30, 500):
+            settings = EngineSettings(max_memory=memory)
+            io = StageIO("decontaminate", tmp_path, ["data/dedup"], f"data/out-{memory}", settings, key=str(memory))
+            io.output.mkdir(parents=True)
+            decontaminate.run(changed, io)
+            io.collect()
+            parts = list((tmp_path / f"runs/decontaminate/work/{memory}/work/index").iterdir())
+            assert (len(parts) > 5) == (memory == 500)
+            outputs.append({path.relative_to(io.output): path.read_bytes() for path in io.output.rglob("*.parquet")})
+        assert outputs[0] == outputs[1]
+        assert len(outputs[0]) == 7
 
     def test_mark_keeps_the_document(self, tmp_path):
         leak = words(3)
         write_dedup(tmp_path, [document("s/1", leak), document("s/2", words(4))])
         evaluation = write_items(tmp_path / "quiz.jsonl.gz", [{"text": leak}])
-        counts = run(decontaminate, tmp_path, heldout_share=0.0, evaluations=(evaluation,), action="mark")
+        counts = clean_up(tmp_path, evaluations=(evaluation,), action="mark")
         assert side(tmp_path, "train") == ["s/1", "s/2"]
-        assert [(hit["doc_id"], hit["action"]) for hit in hits(tmp_path)] == [("s/1", "mark")]
+        assert [(hit["doc_id"], hit["action"]) for hit in hit_rows(tmp_path)] == [("s/1", "mark")]
         assert counts["removed"] == 0
         assert counts["contaminated"]["s"]["documents"] == 1
 
     def test_train_documents_that_quote_a_heldout_one_go(self, tmp_path):
         rows = [document(f"s/{n}", words(n)) for n in range(40)]
-        chosen = decontaminate.split(
-            [Entry(row["doc_id"], "s", len(row["text"]), row["doc_id"]) for row in rows], 0.05, params(decontaminate).seed
+        names = chosen(
+            [(row["doc_id"], "s", len(row["text"]), row["doc_id"]) for row in rows], 0.05, params(decontaminate).seed
         )
-        quoted = next(row["text"] for row in rows if row["doc_id"] in chosen)
+        quoted = next(row["text"] for row in rows if row["doc_id"] in names)
         rows.append(document("t/quote", words(80, 20) + " " + quoted[:200] + " " + words(81, 20)))
         rows.append(document("t/free", words(82)))
         rows.append(document("t/small", words(83, 30)))
@@ -200,17 +398,17 @@ class TestStage:
         run(decontaminate, tmp_path, heldout_share=0.05)
         train, heldout = side(tmp_path, "train"), side(tmp_path, "heldout")
         assert not set(train) & set(heldout)
-        assert chosen | {"t/small"} == set(heldout)
+        assert names | {"t/small"} == set(heldout)
         assert "t/quote" not in train
         assert "t/free" in train
-        assert [(hit["doc_id"], hit["evaluation"]) for hit in hits(tmp_path)] == [("t/quote", "heldout")]
+        assert [(hit["doc_id"], hit["evaluation"]) for hit in hit_rows(tmp_path)] == [("t/quote", "heldout")]
 
     def test_groups_of_dedup_stay_on_one_side(self, tmp_path):
         rows = [document(f"s/{n}", words(n)) for n in range(60)]
         member = {"survivor": True, "kind": "near", "jaccard": 1.0}
         members = [{"doc_id": f"s/{n}", "cluster": f"s/{n}", "group": f"s/{n // 2 * 2}", **member} for n in range(60)]
         write_dedup(tmp_path, rows, members)
-        run(decontaminate, tmp_path, heldout_share=0.2)
+        run(decontaminate, tmp_path, heldout_share=0.2, may_match_nothing=("heldout",))
         heldout = set(side(tmp_path, "heldout"))
         assert 8 <= len(heldout) <= 16
         assert all((f"s/{n}" in heldout) == (f"s/{n + 1}" in heldout) for n in range(0, 60, 2))
@@ -224,7 +422,7 @@ class TestStage:
     def test_relative_file_must_be_declared(self, tmp_path):
         write_dedup(tmp_path, [document("s/1", words(1))])
         with pytest.raises(StageError, match="input is not declared"):
-            run(decontaminate, tmp_path, evaluations=(EvaluationSet("quiz", "eval/quiz.jsonl"),))
+            run(decontaminate, tmp_path, evaluations=(EvaluationSet("quiz", ("eval/quiz.jsonl",)),))
 
     def test_unknown_language_names_the_document(self, tmp_path):
         write_dedup(tmp_path, [document("s/1", "bonjour", lang="fr")])
@@ -237,6 +435,11 @@ class TestStage:
             parse(decontaminate.Params, plain, "decontaminate")
 
     def test_names_must_differ(self):
-        plain = to_plain(params(decontaminate)) | {"evaluations": [{"name": "heldout", "file": "x"}]}
+        plain = to_plain(params(decontaminate)) | {"evaluations": [{"name": "heldout", "files": ["x"]}]}
         with pytest.raises(ParamsError, match="must differ"):
+            parse(decontaminate.Params, plain, "decontaminate")
+
+    def test_only_known_evaluations_may_match_nothing(self):
+        plain = to_plain(params(decontaminate)) | {"may_match_nothing": ["lambda"]}
+        with pytest.raises(ParamsError, match="'lambda', which is none of"):
             parse(decontaminate.Params, plain, "decontaminate")

@@ -139,7 +139,7 @@ def test_the_page_is_sound_html(page: str) -> None:
     levels = [int(name[1]) for name, _ in reader.tags if re.fullmatch(r"h[1-6]", name)]
     assert all(after <= before + 1 for before, after in pairwise(levels)), "no level of headings is skipped"
     assert reader.words["h2"] == [
-        "Stages", "Corpus", "Tokenizer", "Objective", "Training", "Evaluation", "Lineage", "Provenance", "Limits",
+        "Stages", "Corpus", "Tokenizer", "Objective", "Gates", "Training", "Evaluation", "Lineage", "Provenance", "Limits",
     ]  # fmt: skip
 
 
@@ -203,6 +203,28 @@ def test_numbers_are_those_of_the_files(project: Path, sections: dict[str, Any],
     statement = json.loads((project / "data/attest/statement.json").read_text())
     assert statement["predicate"]["documents"]["merkleRoot"] in page
     assert all(digest in page for digest in statement["predicate"]["manifests"].values())
+
+
+def test_rules_of_cleaning_are_shown_with_what_they_dropped(sections: dict[str, Any], page: str) -> None:
+    decisions = {(item.rule, item.lang): item for item in sections["corpus"]["decisions"]}
+    dropped = [item for item in decisions.values() if item.dropped]
+    assert dropped
+    for item in dropped:
+        assert item.matched >= item.dropped
+        assert f'<th scope="row">{item.rule}</th>' in page
+        assert all(sample.doc_id in page for sample in item.samples["dropped"])
+
+
+def test_what_a_rule_only_just_kept_is_shown_with_value_and_limit(copy: Path) -> None:
+    file = copy / "data/clean/samples.parquet"
+    table = pq.read_table(file)
+    row = {"rule": "long_words", "lang": "en", "outcome": "kept", "doc_id": "tales/1", "value": 9.5, "limit": 10.0}
+    row |= {"detail": "", "excerpt": "Near & <near>", "distance": 0.05}
+    pq.write_table(pa.concat_tables([table, pa.Table.from_pylist([row], schema=table.schema)]), file)
+    reseal(copy)
+    shown = report(copy)
+    assert "kept: 9.5; limit 10" in shown
+    assert "Near &amp; &lt;near&gt;" in shown
 
 
 def test_limits_follow_the_scores(sections: dict[str, Any]) -> None:

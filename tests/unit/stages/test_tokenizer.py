@@ -38,15 +38,14 @@ def project(root: Path, params: Params = SMALL) -> Path:
     folder = root / "data/decontaminate"
     write_documents(folder / "train", documents("en", 1, 20, 4000) + documents("zh", 1, 10, 4000))
     write_documents(folder / "heldout", documents("en", 2, 2, 3000) + documents("zh", 2, 2, 3000))
-    (root / "data/validate").mkdir()
-    graph = {"stages": {"tokenizer": {"deps": ["data/decontaminate", "data/validate"], "outs": ["data/tokenizer"]}}}
+    graph = {"stages": {"tokenizer": {"deps": ["data/decontaminate"], "outs": ["data/tokenizer"]}}}
     (root / "dvc.yaml").write_text(yaml.safe_dump(graph), encoding="utf-8")
     (root / "params.yaml").write_text(yaml.safe_dump({"tokenizer": to_plain(params)}), encoding="utf-8")
     return root
 
 
 def run_in(root: Path, params: Params = SMALL) -> tuple[Path, dict[str, Any]]:
-    io = StageIO("tokenizer", root, ["data/decontaminate", "data/validate"], "data/tokenizer")
+    io = StageIO("tokenizer", root, ["data/decontaminate"], "data/tokenizer")
     io.output.mkdir(parents=True)
     return io.output, run(params, io)
 
