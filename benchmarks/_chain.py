@@ -1,0 +1,125 @@
+"""The whole chain from raw Parquet to packed Arrow: the real stages, each as its own process, in a project of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from benchmarks import _planted, _project
+from benchmarks._bench import Bench
+from benchmarks._measure import Row
+from benchmarks._planted import Planted
+from benchmarks._project import Run
+from stages.instruct.build import SAMPLES
+
+SECTION = "Whole chain: raw Parquet to packed Arrow"
+STAGES = ("corpus", "clean", "dedup", "decontaminate", "encode", "pack")
+PARALLEL = ("corpus", "clean", "dedup", "decontaminate")
+WORKERS = (1, 2, 4)
+_ASKED_BYTES, _ASKED_SECONDS, _ASKED_RESIDENT = 200e6, 30.0, 2 * 2**30
+_RAW_SHARDS, _SHARDS, _WARM_BYTES = 4, 16, 1_000_000
+
+
+def rows(bench: Bench) -> list[Row]:
+    """CPU seconds and memory of every stage, and whether workers change a byte."""
+    root = _make(bench, _raw(bench, _WARM_BYTES)[0])
+    for _ in range(2):  # the first compiles the kernels, once and for all of this project
+        started = sum(_project.run_stage(root, stage).cpu for stage in STAGES)
+    raw, size = _raw(bench, bench.chain)
+    _configure(root, raw, bench.chain)
+    runs, hashes = {}, {}
+    for workers in WORKERS:
+        runs[workers] = {stage: _project.run_stage(root, stage, workers) for stage in (STAGES if workers == 1 else PARALLEL)}
+        hashes[workers] = {stage: _manifest(root, stage) for stage in PARALLEL}
+        bench.say(f"chain with {workers} workers: {sum(run.cpu for run in runs[workers].values()):.1f} CPU s")
+    table = [_stage_row(stage, run, size) for stage, run in runs[1].items()]
+    total = sum(run.cpu for run in runs[1].values())
+    note = f"measured {total:.1f} CPU s on {size / 1e6:.0f} MB, {started:.1f} on 1 MB (process starts, imports)"
+    scaled = started + (total - started) * _ASKED_BYTES / size
+    table.append(Row(SECTION, "all stages, scaled to 200 MB", "CPU s", scaled, sense="<=", target=_ASKED_SECONDS, note=note))
+    table.append(_memory_row(runs[1], size))
+    for workers in WORKERS[1:]:
+        same = sum(hashes[workers][stage] == hashes[1][stage] for stage in PARALLEL)
+        faster = sum(runs[1][stage].wall for stage in PARALLEL) / sum(run.wall for run in runs[workers].values())
+        note = f"{faster:.2f} x faster on the clock, process starts counted"
+        what = f"stages with equal bytes, {workers} workers to 1"
+        table.append(Row(SECTION, what, f"of {len(PARALLEL)}", same, target=len(PARALLEL), note=note))
+    return table
+
+
+def _stage_row(stage: str, run: Run, size: int) -> Row:
+    note = f"{run.wall:.1f} s on the clock, {run.resident / 2**20:,.0f} MiB resident"
+    return Row(SECTION, stage, "CPU s", run.cpu, note=f"{note}, {size / 1e6 / run.cpu:.1f} MB/s")
+
+
+def _memory_row(runs: dict[str, Run], size: int) -> Row:
+    stage, largest = max(runs.items(), key=lambda item: item[1].resident)
+    what = f"resident memory, largest stage ({stage})"
+    note = f"corpus of {size / 2**20:,.0f} MiB; asked for one of 2 GiB"
+    return Row(SECTION, what, "MiB", largest.resident / 2**20, sense="<=", target=_ASKED_RESIDENT / 2**20, note=note)
+
+
+def _write_raw(corpus: Planted, folder: Path) -> None:
+    """The corpus as a data set that others publish: columns `id`, `text`, `url` in Parquet shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    step = -(-len(corpus.texts) // _RAW_SHARDS)
+    for shard, start in enumerate(range(0, len(corpus.texts), step)):
+        texts = corpus.texts[start : start + step]
+        ids = [f"{corpus.lang}-{number}" for number in range(start, start + len(texts))]
+        urls = [f"https://example.org/{name}" for name in ids]
+        table = pa.table({"id": ids, "text": pa.array(texts, pa.large_string()), "url": urls})
+        pq.write_table(table, folder / f"{corpus.lang}-{shard:05d}.parquet", compression="zstd", row_group_size=2048)
+
+
+def _raw(bench: Bench, size: int) -> tuple[Path, int]:
+    """A folder of raw Parquet in both languages, and the bytes of its text."""
+    folder, total = bench.work / f"raw-{size}", 0
+    for lang in _planted.LANGUAGES:
+        corpus = _planted.plant(lang, _planted.read_texts(bench.text, lang), size // 2)
+        _write_raw(corpus, folder)
+        total += corpus.bytes
+    return folder, total
+
+
+def _make(bench: Bench, raw: Path) -> Path:
+    root = _project.make(bench.work / "chain")
+    _configure(root, raw, _WARM_BYTES)
+    shutil.copytree(bench.project / "data/tokenizer", root / "data/tokenizer")
+    (root / "data/instruct").mkdir()
+    pq.write_table(SAMPLES.empty_table(), root / "data/instruct/samples.parquet")
+    return root
+
+
+def _configure(root: Path, raw: Path, size: int) -> None:
+    """Laptop parameters, but the raw text, shards for every worker, and the published shape of a sequence, text alone."""
+    published = yaml.safe_load((_project.ROOT / "profiles/130b.yaml").read_text(encoding="utf-8"))["pack"]
+    _project.configure(
+        root,
+        {
+            "corpus": {"origins": [_origin(raw)], "shard_bytes": max(2**20, size // _SHARDS)},
+            "clean": {"rules_may_be_idle": ["all"]},
+            "dedup": {"may_match_nothing": True},
+            "decontaminate": {"may_match_nothing": ["heldout"]},
+            "pack": published | {"instruction_share": 0.0},
+        },
+    )
+
+
+def _origin(raw: Path) -> dict[str, Any]:
+    described = {"reader": "parquet", "licence": "LicenseRef-PublicDomain", "rights": "a benchmark's own, never published"}
+    sources = [
+        {"id": f"raw-{lang}", "members": [f"{lang}-*.parquet"], "lang": lang, "columns": {"id": "id"}, **described}
+        for lang in _planted.LANGUAGES
+    ]
+    return {"kind": "local", "path": str(raw), "sources": sources}
+
+
+def _manifest(root: Path, stage: str) -> str:
+    """Digest of a stage's manifest, which holds that of every file of its output."""
+    return hashlib.sha256((root / "data" / stage / "manifest.json").read_bytes()).hexdigest()
