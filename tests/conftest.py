@@ -22,7 +22,6 @@ os.environ.update(
         "DVC_STUDIO_OFFLINE": "1",
         "GX_ANALYTICS_ENABLED": "false",
         "NO_COLOR": "1",
-        "NUMBA_CACHE_DIR": str(Path(__file__).parents[1] / ".cache" / "numba"),  # compiled once, not in every temporary project
         "OMP_NUM_THREADS": "1",
         "PREFECT_HOME": str(_PRIVATE / "prefect"),
         "PREFECT_LOGGING_LEVEL": "WARNING",

@@ -20,7 +20,7 @@ import yaml
 
 from stages._documents import write_shard
 from tests.support import text
-from tests.support.project import ROOT, overlay, smoke_params
+from tests.support.project import ROOT, copy_rooms, overlay, smoke_params
 
 pytestmark = pytest.mark.slow
 
@@ -92,13 +92,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """One project for all tests: compiled kernels are kept by the path of their source."""
     folder = tmp_path_factory.mktemp("cluster") / "project"
-    for room in ("stages", "model", "ledger"):
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_rooms(folder)
     shutil.copytree(corpus, folder / "data/corpus")
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
     params = overlay(smoke_params(), {"clean": {"rules_may_be_idle": ["all"]}})
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-    (folder / ".cache").mkdir()
     return folder
 
 

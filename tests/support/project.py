@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -24,12 +25,28 @@ def make_project(root: Path, corpus: dict[str, Any], **changes: Any) -> Path:
         changes: more changes by section, laid over the profile.
     """
     root.mkdir(parents=True)
-    for room in ("stages", "model", "ledger"):
-        shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_rooms(root)
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
     params = smoke_params() | {"corpus": corpus}
     (root / "params.yaml").write_text(yaml.safe_dump(overlay(params, changes), allow_unicode=True), encoding="utf-8")
     return init(root)
+
+
+def copy_rooms(root: Path) -> None:
+    """Copy what stages import to `root`, and the machine code compiled for it so far, which numba keeps by the source's folder."""
+    for room in ("stages", "model", "ledger"):
+        shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    cache = Path(".cache") / "numba"
+    (root / cache).mkdir(parents=True)
+    for source in [ROOT / "stages", *(path for path in (ROOT / "stages").iterdir() if path.is_dir())]:
+        copied = root / source.relative_to(ROOT)
+        for kept in (ROOT / cache).glob(f"*/{_kernel_folder(source)}"):
+            shutil.copytree(kept, root / cache / kept.parent.name / _kernel_folder(copied))
+
+
+def _kernel_folder(source: Path) -> str:
+    """How numba names the folder of the code that it compiled from files in `source`."""
+    return f"{source.name}_{hashlib.sha1(str(source).encode()).hexdigest()}"
 
 
 def smoke_params() -> dict[str, Any]:
