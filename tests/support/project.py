@@ -33,7 +33,7 @@ def make_project(root: Path, corpus: dict[str, Any], **changes: Any) -> Path:
 
 
 def copy_rooms(root: Path) -> None:
-    """Copy what stages import to `root`, and the machine code compiled for it so far (numba keeps it by the source's folder)."""
+    """Copy what stages import to `root`, and the machine code compiled for it so far (numba names it by folder)."""
     for room in ("stages", "model", "ledger"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
     cache = Path(".cache") / "numba"
