@@ -43,7 +43,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "ERROR: $(PYTHON) not found. Remedy: apt-get install python3.11 python3.11-venv git"; exit 1; }
-	@echo "== setting up $(VENV): about two minutes and 2 GB, once"
+	@echo "== setting up $(VENV): about three minutes and 2.6 GB, once"
 	$(PYTHON) -m venv --clear $(VENV)
 	PIP_CONSTRAINT=constraints.txt pip install --progress-bar off -e '.[build,test]'
 	@echo "== chart scripts for 'dvc plots show' without a network"
