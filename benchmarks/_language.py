@@ -82,7 +82,13 @@ def _share(found: list[str], lang: str) -> float:
 def _by_cld2(texts: list[str]) -> list[str]:
     import pycld2
 
-    return [pycld2.detect(text)[2][0][1][:2] for text in texts]
+    def identified(text: str) -> str:
+        try:
+            return str(pycld2.detect(text)[2][0][1][:2])
+        except pycld2.error:  # it refuses some characters that UTF-8 allows: a text that it cannot name
+            return ""
+
+    return [identified(text) for text in texts]
 
 
 def _by_langdetect(texts: list[str]) -> list[str]:

@@ -34,7 +34,11 @@ def measure(bench: Bench, sections: list[str]) -> list[Row]:
         if name in sections:
             bench.say(f"measuring: {name}")
             section: Callable[[Bench], list[Row]] = import_module(f"benchmarks._{name}").rows
-            rows += section(bench)
+            found = section(bench)
+            rows += found
+            for row in found:  # a later section that fails must not take these with it
+                if row.verdict:
+                    bench.say(f"{row.verdict}: {row.section}, {row.what}: {row.ours if row.of == 'ours' else row.ratio}")
     return rows
 
 
