@@ -11,6 +11,7 @@ import typer
 
 ROOMS = {
     "dedup": ("stages.dedup.query", "Ask whether a document is a duplicate of one in the corpus."),
+    "replay": ("stages.pack.replay", "Print one training sample, made again from its key."),
     "lineage": ("ledger.cli", "Ask the training ledger: who saw what, in which order."),
     "generate": ("model.cli", "Fill the blanks of a text with a checkpoint."),
     "rebuild": ("pipelines.cli", "Run the whole workflow as a Prefect flow."),

@@ -1,7 +1,7 @@
 """Questions to the ledger of a project folder: what made a checkpoint, who saw a document, what one step trained on.
 
 Nothing is logged per sample. The order formula gives the rows of packed samples that a stretch of training consumed, the
-journal which stretches count, `data/pack/pieces.parquet` the documents behind a row. Numpy does the sums, DuckDB the
+journal which stretches count, `data/pack/pieces-*.parquet` the documents behind a row. Numpy does the sums, DuckDB the
 look-ups, both without a Python loop over samples.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,8 +136,9 @@ class Ledger:
             LedgerError: unknown checkpoint, or a file is missing or does not belong to the others.
         """
         consumed = self._consumed(self.journal.ancestry(self.resolve(checkpoint)))
-        documents = _read(self._file("data/encode/train.documents.parquet"), ["doc_id", "source", "lang", "licence"])
-        pieces = _read(self._file("data/pack/pieces.parquet"), ["sample", "doc_index", "length"])
+        columns = ["doc_id", "source", "lang", "licence"]
+        documents = pa.concat_tables([_read(file, columns) for file in self._document_files()])
+        pieces = self.pieces(["sample", "doc_index", "length"])
         sample, doc_index, length = (pieces[name].to_numpy() for name in ("sample", "doc_index", "length"))
         tally = _tally(consumed, sample, doc_index, length, documents.num_rows)
         (seen,) = np.nonzero(tally.exposures)
@@ -213,6 +215,10 @@ class Ledger:
         runs = tuple(Run(segment.index, self._status(segment), segment.skips(step)) for segment in segments)
         return StepRecord(step, first, end - 1, runs, pieces)
 
+    def pieces(self, columns: list[str]) -> pa.Table:
+        """`columns` of the tables that name the documents behind each packed sample, in the order of the samples."""
+        return pa.concat_tables([_read(file, columns) for file in self._piece_files()])
+
     def trained(self, segments: Iterable[Segment]) -> Int64:
         """Consumption indices on which the segments trained, as ascending half-open ranges, shape [n, 2].
 
@@ -287,9 +293,9 @@ class Ledger:
         import duckdb
 
         with duckdb.connect() as connection:
-            for name, path in (("pieces", "data/pack/pieces.parquet"), ("documents", "data/encode/train.documents.parquet")):
-                pattern = glob.escape(str(self._file(path)))  # DuckDB reads file names as patterns
-                connection.read_parquet(pattern).create_view(name)
+            for name, files in (("pieces", self._piece_files()), ("documents", self._document_files())):
+                patterns = [glob.escape(str(file)) for file in files]  # DuckDB reads file names as patterns
+                connection.read_parquet(patterns, union_by_name=True).create_view(name)
             for name, table in tables.items():
                 connection.register(name, table)
             return connection.sql(query, params=parameters).to_arrow_table()
@@ -301,6 +307,20 @@ class Ledger:
             return []
         rows: list[dict[str, Any]] = _read(file, filters=[("doc_id", "=", doc_id)]).to_pylist()
         return rows
+
+    def _document_files(self) -> list[Path]:
+        """The tables of what is trained on, numbered through: training documents, then labelled rows of instruction samples."""
+        return [self._file("data/encode/train.documents.parquet"), self._file("data/instruct/documents.parquet")]
+
+    def _piece_files(self) -> list[Path]:
+        """Every table of pieces that there must be: one that is absent must not hide documents."""
+        file = self._file("data/pack/pack.json")
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            shards = -(-facts["samples_per_epoch"] * facts["epochs"] // facts["shard_samples"])
+        except KeyError as error:
+            raise LedgerError(f"{file}: no {error}. Remedy: run `dvc repro pack`") from error
+        return [self._file(f"data/pack/pieces-{shard:05d}.parquet") for shard in range(shards)]
 
     def _file(self, path: str) -> Path:
         file = self.root / path

@@ -120,7 +120,8 @@ def _check_statement(root: Path, ledger: Ledger, digests: dict[str, str]) -> Ite
     if predicate["journal"]["head"] != ledger.journal.head:
         wrong.append("journal head")
     yield Check("statement", not wrong, _summary(wrong, "differs: ") or f"{len(statement['subject'])} subjects")
-    files = sorted((root / "data/decontaminate/train/documents").glob("*.parquet"))
+    trained = sorted((root / "data/decontaminate/train/documents").glob("*.parquet"))
+    files = [*trained, root / "data/instruct/documents.parquet"]
     leaves = ds.dataset(files).to_table(columns=["raw_sha256"])["raw_sha256"].to_pylist()
     documents = predicate["documents"]
     ok = len(leaves) == documents["count"] and MerkleTree.of_set(leaves).root.hex() == documents["merkleRoot"]

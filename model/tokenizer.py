@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 BLANK = "\u2581"  # SentencePiece's own sign for a blank: text that holds this character needs care (see `encode`)
+_BLANK = BLANK.encode()
 _PROBE = " \ufb01\u3000 two  blanks\t\n\x00\u9f98 "  # text that any normalisation, trimming or missing piece would change
 
 
@@ -55,8 +57,8 @@ _PROMPT_SPLIT = re.compile("(" + "|".join(map(re.escape, _IN_PROMPTS)) + ")")
 class Tokenizer:
     """A SentencePiece unigram model with fixed special tokens; `decode(encode(text)) == text` for every text."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Load the model file at `path`.
+    def __init__(self, path: str | Path, content: bytes | None = None) -> None:
+        """Load the model file at `path`; `content` is what it holds where it lies out of this machine's reach.
 
         Raises:
             ValueError: not a SentencePiece model, special tokens elsewhere than in `SPECIAL`, or a model that loses text.
@@ -64,7 +66,7 @@ class Tokenizer:
         import sentencepiece
 
         self.path = Path(path)
-        proto = self.path.read_bytes()
+        proto = self.path.read_bytes() if content is None else content
         self._model: Any = sentencepiece.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(proto)
@@ -73,9 +75,8 @@ class Tokenizer:
         self.special = SPECIAL
         self.piece_count: int = self._model.get_piece_size()
         self._check_special()
-        self._blank = np.array([self._model.piece_to_id(f"<0x{byte:02X}>") for byte in BLANK.encode()], dtype=np.int32)
-        self._bytes = [self._bytes_of(piece) for piece in range(self.piece_count)]
-        if self.decode(self.encode(_PROBE)) != _PROBE:
+        self._blank = np.array([self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _BLANK], dtype=np.int32)
+        if b"".join(self._bytes_of(self.encode(_PROBE))) != _PROBE.encode():
             raise ValueError(f"{path}: this model loses text; train it with byte fallback and without normalisation")
 
     def encode(self, text: str) -> list[int]:
@@ -84,13 +85,25 @@ class Tokenizer:
         Raises:
             UnicodeEncodeError: the text holds a lone surrogate, which is no character.
         """
-        return self._encode(text).tolist()
+        return self._encode(text.encode()).tolist()
 
-    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[npt.NDArray[np.int32]]:
-        """Ids of each text, as `encode` gives them, in read-only int32 arrays; `threads` changes the time, not the ids."""
-        plain = [text.encode() for text in texts if BLANK not in text]
-        arrays = iter(self._model.encode(plain, return_type="numpy", num_threads=threads))
-        return [self._encode(text) if BLANK in text else next(arrays) for text in texts]
+    def encode_batch(
+        self, texts: Sequence[str] | Sequence[bytes], threads: int = 1, *, eod: bool = False
+    ) -> list[npt.NDArray[np.int32]]:
+        """Ids of each text as `encode` gives them, and `eod` behind them where asked for, in read-only int32 arrays.
+
+        Args:
+            texts: strings, or valid UTF-8: SentencePiece would replace any other byte in silence.
+            threads: changes the time, not the ids.
+            eod: end each text's ids with the token that ends a document.
+        """
+        raw = [text.encode() if isinstance(text, str) else text for text in texts]
+        found: list[npt.NDArray[np.int32]] = self._model.encode(raw, return_type="numpy", num_threads=threads, add_eos=eod)
+        end = np.array([SPECIAL.eod] if eod else [], dtype=np.int32)
+        for index, text in enumerate(raw):
+            if _BLANK in text:
+                found[index] = np.concatenate([self._encode(text), end])
+        return found
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt that a person typed: a literal `[MASK]`, `[gMASK]` or `[sMASK]` becomes the special token.
@@ -128,24 +141,39 @@ class Tokenizer:
         """Whether piece `index` stands for one byte of a character without a piece of its own."""
         return bool(self._model.is_byte(index))
 
+    def byte_values(self) -> npt.NDArray[np.int16]:
+        """For each piece the byte that it stands for, -1 where it stands for anything else; int16 [piece_count]."""
+        found = np.full(self.piece_count, -1, dtype=np.int16)
+        for index, is_byte in enumerate(self._model.is_byte(list(range(self.piece_count)))):
+            if is_byte:
+                found[index] = self._bytes[index][0]
+        return found
+
     def padded_size(self, multiple: int) -> int:
         """Smallest multiple of `multiple` that holds every piece: rows of the embedding (GLM-130B: 150,000 -> 150,528)."""
         return -(-self.piece_count // multiple) * multiple
 
-    def _encode(self, text: str) -> npt.NDArray[np.int32]:
+    def _encode(self, text: bytes) -> npt.NDArray[np.int32]:
         """Ids of one text. A U+2581 would come back as a blank, so it goes in as its three bytes, beside SentencePiece."""
-        parts = [self._model.encode(part.encode(), return_type="numpy") for part in text.split(BLANK)]
+        parts = [self._model.encode(part, return_type="numpy") for part in text.split(_BLANK)]
         joined = [parts[0]]
         for part in parts[1:]:
             joined += [self._blank, part]
         return np.concatenate(joined)
 
-    def _bytes_of(self, piece: int) -> bytes:
-        if self._model.is_control(piece) or self._model.is_unknown(piece):
-            return b""
-        if self._model.is_byte(piece):
-            return bytes([int(self.piece(piece)[3:5], 16)])
-        return self.piece(piece).replace(BLANK, " ").encode()
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        """What each piece stands for; made when it is first asked for, which those who only encode never do."""
+        return self._bytes_of(list(range(self.piece_count)))
+
+    def _bytes_of(self, pieces: list[int]) -> list[bytes]:
+        """What some pieces stand for in UTF-8; special tokens have no text."""
+        without = zip(self._model.is_control(pieces), self._model.is_unknown(pieces), strict=True)
+        rows = zip(self._model.id_to_piece(pieces), without, self._model.is_byte(pieces), strict=True)
+        return [
+            b"" if any(textless) else bytes([int(spelling[3:5], 16)]) if is_byte else spelling.replace(BLANK, " ").encode()
+            for spelling, textless, is_byte in rows
+        ]
 
     def _check_special(self) -> None:
         for field in fields(SpecialTokens):

@@ -8,6 +8,7 @@ dies, those without a result run again, so nothing that a stage makes may depend
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SETTINGS = "runner.yaml"
+_SHORT = "/tmp"  # TMPDIR may be a long path
 _ATTEMPTS = 3  # a task that has killed so many workers is at fault itself
 
 
@@ -69,11 +71,18 @@ def read_settings(root: Path, environment: Mapping[str, str] = os.environ) -> En
 
 
 class Engine:
-    """One stage's workers."""
+    """One stage's workers.
+
+    Made before the sandbox closes: a cluster of this machine's own keeps its sockets in a folder that must exist by then, and
+    whose path must be short (Linux allows an AF_UNIX address 107 bytes, most of which Ray uses itself).
+    """
 
     def __init__(self, settings: EngineSettings, sandbox: Sandbox | None = None) -> None:
         self.settings, self._sandbox = settings, sandbox
         self._pool: Any = None
+        self._sockets: tempfile.TemporaryDirectory[str] | None = None
+        if sandbox is not None and settings.kind == "ray" and settings.ray_address is None:
+            self._sockets = tempfile.TemporaryDirectory(prefix="ray-", dir=_SHORT, ignore_cleanup_errors=True)
 
     def map(self, function: Callable[[T], R], tasks: Mapping[int, T]) -> Iterator[tuple[int, R]]:
         """(number, result) of every task, in order of completion.
@@ -108,6 +117,11 @@ class Engine:
             from joblib.externals.loky import get_reusable_executor
 
             get_reusable_executor().shutdown(wait=True)
+        if self._sockets is not None:
+            import ray
+
+            ray.shutdown()
+            self._sockets.cleanup()
 
     def _parallel(self, function: Callable[[T], R], tasks: dict[int, T]) -> Iterator[tuple[int, R]]:
         from joblib import delayed
@@ -151,7 +165,8 @@ class Engine:
         if not ray.is_initialized():
             path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
             ray.init(
-                address=self.settings.ray_address,
+                address=self.settings.ray_address or "local",
+                _temp_dir=None if self._sockets is None else self._sockets.name,
                 runtime_env={"env_vars": {"PYTHONPATH": path}},
                 include_dashboard=None if self.settings.ray_address else False,
                 log_to_driver=False,

@@ -35,6 +35,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
 _RECORDED = ("torch", "deepspeed", "pyarrow", "sentencepiece", "datasketch", "great-expectations", "numpy", "numba")
+_DIGESTS = ".cache/digests"  # of large inputs, so that a start need not read them all again
 _ALLOCATOR = {  # read by glibc before Python begins
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
@@ -127,7 +128,8 @@ class StageIO:
 
     def fingerprint(self, params: Any) -> str:
         """Digest of everything that decides this stage's output: parameters and the content of every dependency."""
-        deps = {dep: _manifest.input_digest(self.root / dep) for dep in self.deps}
+        memory = self.root / _DIGESTS
+        deps = {dep: _manifest.input_digest(self.root / dep, memory) for dep in self.deps}
         return _manifest.sha256_json({"stage": self.stage, "params": to_plain(params), "deps": deps})
 
     def scratch(self, key: str) -> Path:

@@ -15,22 +15,38 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages import _jit, _ngrams
+from stages import _jit, _ngrams, _vectors, _xxh64
+from stages._vectors import BLOCK, SLACK
+from stages._xxh64 import Lanes, digest, xxh64
+
+__all__ = [
+    "Room",
+    "Tables",
+    "capped",
+    "characters",
+    "digest",
+    "fingerprint",
+    "fingerprints",
+    "hash_normalised",
+    "longest",
+    "ngram_hashes",
+    "normalise",
+    "rooms",
+    "tables",
+    "utf8",
+    "xxh64",
+]
 
 GROWTH = 3  # normalised bytes for each byte of a text, at most, and one more
 _POINTS = 0x40000  # no letter or digit stands above, nor does anything there fold
-_APART, _WORD, _SINGLE, _DROPPED, _FOLDED = range(5)
+_APART, _SINGLE, _WORD, _DROPPED, _FOLDED = range(5)
 _BLANK = 32
 
-_P1, _P2, _P3 = np.uint64(0x9E3779B185EBCA87), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
-_P4, _P5 = np.uint64(0x85EBCA77C2B2AE63), np.uint64(0x27D4EB2F165667C5)
-_B0, _B1, _B2, _B3, _B4 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
-_B5, _B6, _B7, _B8 = np.uint64(5), np.uint64(6), np.uint64(7), np.uint64(8)
-_B11, _B12, _B16, _B18, _B23 = np.uint64(11), np.uint64(12), np.uint64(16), np.uint64(18), np.uint64(23)
-_B24, _B27, _B29, _B31, _B32, _B33 = np.uint64(24), np.uint64(27), np.uint64(29), np.uint64(31), np.uint64(32), np.uint64(33)
-_B40, _B48, _B56, _B64 = np.uint64(40), np.uint64(48), np.uint64(56), np.uint64(64)
+_HIGH, _ALL = np.uint64(0x8080808080808080), np.uint64(0xFFFFFFFFFFFFFFFF)
+_B0, _B1, _B2, _B3, _B4, _B6, _B12 = map(np.uint64, (0, 1, 2, 3, 4, 6, 12))
+_B15, _B63, _BLOCK, _SLACK = map(np.uint64, (15, 63, BLOCK, SLACK))
 
-_kernel = _jit.kernels(__file__)
+_kernel = _jit.kernels(__file__, _xxh64.__file__, _vectors.__file__)
 
 
 class Tables(NamedTuple):
@@ -41,6 +57,18 @@ class Tables(NamedTuple):
     splits: NDArray[np.int64]
     folded: NDArray[np.uint32]
     ascii: NDArray[np.uint8]  # by byte: a folded letter or digit, a blank for what is apart, 0 for what needs a closer look
+
+
+class Room(NamedTuple):
+    """What `normalise` writes of a text, and what it and `hash_normalised` need besides.
+
+    Units i to j - 1, joined by blanks, are normal[starts[i] : starts[j] - 1].
+    """
+
+    normal: NDArray[np.uint8]  # the units, casefolded, a blank behind each
+    starts: NDArray[np.int64]  # where each unit begins, and one more, as if another unit followed
+    block: NDArray[np.uint8]
+    lanes: Lanes
 
 
 @cache
@@ -107,64 +135,6 @@ def fingerprints(texts: pa.Array, seeds: NDArray[np.uint64]) -> tuple[NDArray[np
     return result
 
 
-def digest(data: bytes, seed: int = 0) -> int:
-    """XXH64 of some bytes."""
-    return int(xxh64(np.frombuffer(data, np.uint8), 0, len(data), np.uint64(seed)))
-
-
-@_kernel
-def _rotate(value: Any, bits: Any) -> Any:
-    return (value << bits) | (value >> (_B64 - bits))
-
-
-@_kernel
-def _half(data: Any, at: Any) -> Any:
-    low = np.uint64(data[at]) | (np.uint64(data[at + _B1]) << _B8)
-    return low | (np.uint64(data[at + _B2]) << _B16) | (np.uint64(data[at + _B3]) << _B24)
-
-
-@_kernel
-def _word(data: Any, at: Any) -> Any:
-    low = _half(data, at) | (np.uint64(data[at + _B4]) << _B32) | (np.uint64(data[at + _B5]) << _B40)
-    return low | (np.uint64(data[at + _B6]) << _B48) | (np.uint64(data[at + _B7]) << _B56)
-
-
-@_kernel
-def _round(lane: Any, value: Any) -> Any:
-    return _rotate(lane + value * _P2, _B31) * _P1
-
-
-@_kernel
-def xxh64(data: Any, begin: int, end: int, seed: Any) -> Any:
-    """XXH64 of data[begin:end] (uint8) with a uint64 seed."""
-    at, stop = np.uint64(begin), np.uint64(end)  # unsigned: numba need not ask whether an index counts from the end
-    total = stop - at
-    if total >= _B32:
-        one, two, three, four = seed + _P1 + _P2, seed + _P2, seed, seed - _P1
-        while stop - at >= _B32:
-            one, two = _round(one, _word(data, at)), _round(two, _word(data, at + _B8))
-            three, four = _round(three, _word(data, at + _B16)), _round(four, _word(data, at + _B24))
-            at += _B32
-        value = _rotate(one, _B1) + _rotate(two, _B7) + _rotate(three, _B12) + _rotate(four, _B18)
-        for lane in (one, two, three, four):
-            value = (value ^ _round(np.uint64(0), lane)) * _P1 + _P4
-    else:
-        value = seed + _P5
-    value += total
-    while stop - at >= _B8:
-        value = _rotate(value ^ _round(np.uint64(0), _word(data, at)), _B27) * _P1 + _P4
-        at += _B8
-    if stop - at >= _B4:
-        value = _rotate(value ^ (_half(data, at) * _P1), _B23) * _P2 + _P3
-        at += _B4
-    while at < stop:
-        value = _rotate(value ^ (np.uint64(data[at]) * _P5), _B11) * _P1
-        at += _B1
-    value = (value ^ (value >> _B33)) * _P2
-    value = (value ^ (value >> _B29)) * _P3
-    return value ^ (value >> _B32)
-
-
 @_kernel
 def _decode(text: Any, at: Any, stop: Any) -> Any:
     """The code point that begins at `at` and the place behind it; 0, a separator, for a byte that begins none."""
@@ -222,7 +192,39 @@ def _append(point: Any, kind: Any, units: Any, length: Any, inside: Any, normal:
 
 
 @_kernel
-def normalise(text: Any, begin: int, end: int, table: Any, normal: Any, starts: Any) -> Any:
+def _plain(text: Any, at: Any, stop: Any, room: Any, units: Any, length: Any, inside: Any) -> Any:
+    """Take ASCII text from `at` to what needs a closer look, in blocks: the place behind it, (units, length, inside)."""
+    special = _B0
+    while stop - at >= _BLOCK and special == _B0:
+        letters, special = _vectors.letters(text, at, room.block)
+        size = _vectors.lowest(special)
+        keep = _ALL >> (_BLOCK - size)
+        letters &= keep
+        edges = (letters ^ ((letters << _B1) | inside)) & keep  # where words begin and end, by turns
+        begin = _B0
+        if not inside:
+            begin = _vectors.lowest(edges)
+            edges &= edges - _B1
+        while begin < size:
+            end = min(_vectors.lowest(edges), size)
+            _vectors.move(room.block, begin, room.normal, length)
+            if end - begin > _SLACK:
+                _vectors.move(room.block, begin + _SLACK, room.normal, length + _SLACK)
+            room.starts[units] = length
+            units += _B1 - inside
+            length += end - begin
+            room.normal[length] = _BLANK
+            inside = np.uint64(edges == _B0)
+            length += _B1 - inside
+            edges &= edges - _B1
+            begin = _vectors.lowest(edges)
+            edges &= edges - _B1
+        at += size
+    return at, units, length, inside
+
+
+@_kernel
+def normalise(text: Any, begin: int, end: int, table: Any, room: Any) -> Any:
     """The units of text[begin:end] (UTF-8), casefolded.
 
     Args:
@@ -230,18 +232,21 @@ def normalise(text: Any, begin: int, end: int, table: Any, normal: Any, starts: 
         begin: first byte of this one.
         end: behind its last byte.
         table: of `tables`.
-        normal: uint8, filled with the units, a blank behind each; see `rooms`.
-        starts: int64, filled with each unit's first byte in `normal`, and one entry more as if another unit followed: units i
-            to j - 1, joined by blanks, are normal[starts[i] : starts[j] - 1].
+        room: of `rooms`, which is filled.
 
     Returns:
         The number of units, and the length of all units joined by blanks.
     """
+    normal, starts = room.normal, room.starts
     units, length, inside, at, stop = _B0, _B0, _B0, np.uint64(begin), np.uint64(end)
     while at < stop:
-        value = table.ascii[text[at]]
-        if value >= _BLANK:  # without branches: a letter is written, a blank only behind a word
-            letter = _B1 if value > _BLANK else _B0
+        lead = np.uint64(text[at])
+        value = table.ascii[lead]
+        if value >= _BLANK:
+            if stop - at >= _BLOCK and _xxh64.eight(text, at) & _HIGH == _B0:
+                at, units, length, inside = _plain(text, at, stop, room, units, length, inside)
+                continue
+            letter = _B1 if value > _BLANK else _B0  # without branches: a letter is written, a blank only behind a word
             normal[length] = value
             starts[units] = length
             units += letter & ~inside
@@ -249,19 +254,21 @@ def normalise(text: Any, begin: int, end: int, table: Any, normal: Any, starts: 
             inside = letter
             at += _B1
             continue
-        point, behind = _decode(text, at, stop)
+        if lead >> _B4 == 14 and stop - at >= _B3:  # three bytes: nearly all of a Chinese text, by another short cut
+            one, two, three = text[at], text[at + _B1], text[at + _B2]
+            kind = table.kind[(lead & _B15) << _B12 | (np.uint64(two) & _B63) << _B6 | np.uint64(three) & _B63]
+            if kind <= _SINGLE:
+                normal[length] = _BLANK
+                length += inside
+                inside = _B0
+                starts[units] = length
+                normal[length], normal[length + _B1], normal[length + _B2], normal[length + _B3] = one, two, three, _BLANK
+                units += _B1 if kind == _SINGLE else _B0
+                length += _B4 if kind == _SINGLE else _B0
+                at += _B3
+                continue
+        point, at = _decode(text, at, stop)
         kind = table.kind[point] if point < _POINTS else _APART
-        if kind == _SINGLE and behind - at == _B3:  # nearly all of a Chinese text
-            normal[length] = _BLANK
-            length += inside
-            inside = _B0
-            starts[units] = length
-            units += _B1
-            normal[length], normal[length + _B1] = text[at], text[at + _B1]
-            normal[length + _B2], normal[length + _B3] = text[at + _B2], _BLANK
-            length, at = length + _B4, behind
-            continue
-        at = behind
         if kind != _FOLDED:
             units, length, inside = _append(point, kind, units, length, inside, normal, starts)
             continue
@@ -270,27 +277,24 @@ def normalise(text: Any, begin: int, end: int, table: Any, normal: Any, starts: 
             point = table.folded[part]
             units, length, inside = _append(point, table.kind[point], units, length, inside, normal, starts)
     if inside:
-        normal[length] = 32
+        normal[length] = _BLANK
         length += _B1
     starts[units] = length
     return np.int64(units), np.int64(length) - 1
 
 
 @_kernel
-def hash_normalised(
-    text: Any, begin: int, end: int, size: int, normal: Any, starts: Any, units: int, length: int, hashes: Any
-) -> int:
+def hash_normalised(text: Any, begin: int, end: int, size: int, room: Any, units: int, length: int, hashes: Any) -> int:
     """Write XXH64 of every n-gram (n = `size`) of a text to `hashes`, uint64[>= bytes + 1], and return their number.
 
-    `normalise` has just written text[begin:end] to `normal` and `starts` and given `units` and `length`. See `ngram_hashes`.
+    `normalise` has just written text[begin:end] to `room` and given `units` and `length`. See `ngram_hashes`.
     """
-    seed = np.uint64(0)
     if units < size:
-        hashes[0] = xxh64(normal, 0, length, seed) if units else xxh64(text, begin, end, seed)
+        hashes[0] = xxh64(room.normal, 0, length, _B0) if units else xxh64(text, begin, end, _B0)
         return 1
-    for gram in range(units - size + 1):
-        hashes[gram] = xxh64(normal, starts[gram], starts[gram + size] - 1, seed)
-    return units - size + 1
+    count = units - size + 1
+    _xxh64.hash_runs(room.normal, room.starts, size, count, room.lanes, hashes)
+    return count
 
 
 @_kernel
@@ -327,38 +331,39 @@ def longest(offsets: Any) -> int:
 
 @_kernel
 def rooms(most: int) -> Any:
-    """Room for `normalise` to write a text of `most` bytes: the normalised bytes, and the units' places."""
-    return np.empty(GROWTH * most + 1, np.uint8), np.empty(most + 2, np.int64)
+    """Room for a text of `most` bytes."""
+    normal, block = np.empty(GROWTH * most + 1 + SLACK, np.uint8), np.empty(BLOCK + SLACK, np.uint8)
+    return Room(normal, np.empty(most + 2, np.int64), block, _xxh64.lanes())
 
 
 @_kernel
 def _ngram_hashes(text: Any, offsets: Any, sizes: Any, limit: int, table: Any) -> Any:
-    normal, starts = rooms(longest(offsets))
+    room = rooms(longest(offsets))
     hashes = np.empty(max(offsets[-1] - offsets[0], 0) + len(sizes), np.uint64)
     splits = np.zeros(len(offsets), np.int64)
     for number in range(len(sizes)):
         begin, filled = offsets[number], splits[number]
         end = capped(text, begin, offsets[number + 1], limit)
-        units, length = normalise(text, begin, end, table, normal, starts)
-        count = hash_normalised(text, begin, end, sizes[number], normal, starts, units, length, hashes[filled:])
+        units, length = normalise(text, begin, end, table, room)
+        count = hash_normalised(text, begin, end, sizes[number], room, units, length, hashes[filled:])
         splits[number + 1] = filled + count
     return hashes[: splits[-1]].copy(), splits
 
 
 @_kernel
-def fingerprint(text: Any, begin: int, end: int, normal: Any, units: int, length: int, seed: Any) -> Any:
-    """The two halves of `fingerprints` of a text that `normalise` has just written to `normal`."""
+def fingerprint(text: Any, begin: int, end: int, room: Any, units: int, length: int, seed: Any) -> Any:
+    """The two halves of `fingerprints` of a text that `normalise` has just written to `room`."""
     if units:
-        return xxh64(normal, 0, length, seed), xxh64(normal, 0, length, seed + _B1)
+        return xxh64(room.normal, 0, length, seed), xxh64(room.normal, 0, length, seed + _B1)
     return xxh64(text, begin, end, seed), xxh64(text, begin, end, seed + _B1)
 
 
 @_kernel
 def _fingerprints(text: Any, offsets: Any, seeds: Any, table: Any) -> Any:
-    normal, starts = rooms(longest(offsets))
+    room = rooms(longest(offsets))
     found, units = np.empty((len(seeds), 2), np.uint64), np.empty(len(seeds), np.int64)
     for number in range(len(seeds)):
         begin, end = offsets[number], offsets[number + 1]
-        units[number], length = normalise(text, begin, end, table, normal, starts)
-        found[number] = fingerprint(text, begin, end, normal, units[number], length, seeds[number])
+        units[number], length = normalise(text, begin, end, table, room)
+        found[number] = fingerprint(text, begin, end, room, units[number], length, seeds[number])
     return found, units

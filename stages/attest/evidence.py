@@ -90,7 +90,7 @@ class Evidence:
     Attributes:
         manifests, digests: each stage's manifest and the SHA-256 of its bytes, in the order of the graph.
         sources: the register of sources.
-        documents, merkle_root: number of train documents; root over the sorted set of their raw_sha256, hexadecimal.
+        documents, merkle_root: number of train documents and labelled rows; root over the sorted set of their raw_sha256.
         plan, segments, head: data plan and journal.
         checkpoints, exports: what the statement is about; the last checkpoint is the model.
         train: rows of source, lang, licence, documents, tokens, bytes: the training set.
@@ -143,10 +143,12 @@ def gather(io: StageIO) -> Evidence:
         raise StageError(str(error)) from error
     hashes = [
         digest
-        for file in document_files(io.input("data/decontaminate/train"))
+        for file in [*document_files(io.input("data/decontaminate/train")), io.input("data/instruct/documents.parquet")]
         for digest in pq.read_table(file, columns=["raw_sha256"])["raw_sha256"].to_pylist()
     ]
-    train = _table(io, "data/encode/train.documents.parquet")
+    tables = ("data/encode/train.documents.parquet", "data/instruct/documents.parquet")
+    columns = ["doc_id", "source", "lang", "licence", "length", "bytes"]
+    train = pa.concat_tables([_table(io, table).select(columns) for table in tables])
     return Evidence(
         manifests=manifests,
         digests=digests,

@@ -6,8 +6,9 @@ Params: clean
 Promises: each document of the corpus stands in documents, or in drops with its reason; `lang` is identified, not claimed; what
 each rule dropped, and what it only just kept, is sampled; a rule that matches nothing fails the stage unless told it may.
 
-One small module per concern: `normalise` repairs and normalises, `boilerplate` finds lines that recur across documents,
-`characters` and `statistics` count, `language` identifies, `rules` judge, `privacy` masks; `shard` does all of it to one shard.
+One small module per concern: `screen` tells which documents the slow steps need not look at, `normalise` repairs and
+normalises, `boilerplate` finds lines that recur across documents, `statistics` counts (with `characters`, `counting`,
+`phrases`, `repetition` and `runs`), `language` identifies, `rules` judge, `privacy` masks; `shard` does all of it to one shard.
 """
 
 from stages.clean.build import run

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from stages import _storage
 from stages._jit import kernels
 from stages._params import Positive
+from stages.clean import runs
+from stages.clean.runs import inlined
 from stages.clean.statistics import utf8
 
 Hashes = npt.NDArray[np.uint64]
@@ -75,10 +77,7 @@ def remove(text: str, recurs: Iterable[bool], min_bytes: int) -> tuple[str, list
 
 def tally(batches: Iterable[Lines]) -> tuple[Hashes, npt.NDArray[np.uint32]]:
     """The distinct hashes of a shard, sorted, and the number of documents that hold each."""
-    parts = []
-    for batch in batches:
-        pairs = np.unique(np.stack([batch.documents.astype(np.uint64), batch.hashes]), axis=1)
-        parts.append(pairs[1])
+    parts = [_once(batch.hashes, batch.documents) for batch in batches]
     hashes, counts = np.unique(np.concatenate(parts) if parts else np.zeros(0, np.uint64), return_counts=True)
     return hashes, counts.astype(np.uint32)
 
@@ -131,7 +130,7 @@ def _read_range(addresses: Iterable[str], first: int, last: int) -> Iterator[tup
 # --- hashing ---------------------------------------------------------------------------------------------------------------
 
 _BLANKS = " \t\r\v\f\u3000"
-_jit = kernels(__file__)
+_jit = kernels(__file__, runs.__file__)
 _OFFSET, _PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)  # FNV-1a
 
 
@@ -143,7 +142,7 @@ def _seed(source: str) -> int:
     return value
 
 
-@_jit
+@inlined
 def _mixed(value):  # type: ignore[no-untyped-def]
     """The finaliser of MurmurHash3: FNV-1a alone spreads the high bits badly, and ranges are cut by them."""
     value ^= value >> np.uint64(33)
@@ -153,15 +152,32 @@ def _mixed(value):  # type: ignore[no-untyped-def]
     return value ^ (value >> np.uint64(33))
 
 
-@_jit
+@inlined
 def _wide(buffer, place):  # type: ignore[no-untyped-def]
     """Whether the ideographic space stands at `place`."""
     return buffer[place] == 0xE3 and buffer[place + 1] == 0x80 and buffer[place + 2] == 0x80
 
 
-@_jit
+@inlined
 def _narrow(byte):  # type: ignore[no-untyped-def]
     return byte == 32 or 9 <= byte <= 13
+
+
+@_jit
+def _once(hashes, documents):  # type: ignore[no-untyped-def]
+    """The distinct hashes of each document, one document after the other."""
+    kept, number, start = np.empty_like(hashes), 0, 0
+    while start < len(hashes):
+        end = start
+        while end < len(hashes) and documents[end] == documents[start]:
+            end += 1
+        own = np.sort(hashes[start:end])
+        for index in range(len(own)):
+            if index == 0 or own[index] != own[index - 1]:
+                kept[number] = own[index]
+                number += 1
+        start = end
+    return kept[:number]
 
 
 @_jit

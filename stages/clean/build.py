@@ -55,9 +55,10 @@ def _boilerplate(params: Params, io: StageIO, shards: list[str]) -> tuple[str, .
     counting = [CountTask(shard, io.work(f"lines/{name}"), params) for shard, name in zip(shards, names, strict=True)]
     rows = sum(io.map(count_lines, counting, "counting lines", key="lines"))
     counted = tuple(task.counts for task in counting)
+    memory = io.settings.max_memory // (2 * io.settings.processes)  # workers add at once, and the program itself needs some
     adding = [
         RangeTask(counted, first, last, params.boilerplate.min_documents, io.work(f"recurring/{index:05d}.parquet"))
-        for index, (first, last) in enumerate(boilerplate.ranges(rows, io.settings.max_memory))
+        for index, (first, last) in enumerate(boilerplate.ranges(rows, memory))
     ]
     io.map(find_recurring, adding, "adding up lines", "ranges", key=f"recurring-{len(adding)}")
     return tuple(task.recurring for task in adding)

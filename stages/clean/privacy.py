@@ -32,7 +32,7 @@ _EMAIL = re.compile(
     r"|(?<![A-Za-z0-9._%+\-/:])[1-9]\d{4,11}@(?:qq|163|126|139|189)\.com(?![A-Za-z0-9@-])",  # number accounts
     re.IGNORECASE,
 )
-_RESIDENT = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{16}[\dXx](?![0-9A-Za-z])")
+_RESIDENT = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{16}[\dXx](?![0-9A-Za-z])", re.ASCII)
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d|[A-Za-z_])", re.ASCII)
 _IPV6 = re.compile(r"[23](?<![\w:.].)[0-9a-f]{3}:(?:[0-9a-f]{0,4}:){1,6}[0-9a-f]{0,4}(?![\w:])", re.ASCII | re.IGNORECASE)
 _PHONE = re.compile(
@@ -49,31 +49,33 @@ _LARGEST_VERSION_PART = 20  # a dotted quad without a larger number is taken for
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)  # GB 11643-1999
 _CHECKS = "10X98765432"
 _PROVINCES = ((11, 15), (21, 23), (31, 37), (41, 46), (50, 54), (61, 65), (71, 71), (81, 82))  # GB/T 2260
-SHORTEST_NUMBER = 6  # no telephone number, IP address or identity number has fewer characters
+# No telephone number, IPv4 address or identity number has fewer characters, nor both fewer digits and fewer dots.
+SHORTEST_NUMBER, FEWEST_DIGITS, FEWEST_DOTS = 6, 8, 3
 _DIGITS = re.compile(rf"[0-9][0-9\- .()（）:]{{{SHORTEST_NUMBER - 1},}}")
-_HEXTET = re.compile(":[0-9A-Fa-f]{0,4}:")
+_BEFORE = 8  # characters before a run of digits that a pattern may look at
+_DOMAIN = re.compile(r"@[A-Za-z0-9][A-Za-z0-9-]*\.")
+_HEXTET = re.compile("[23][0-9A-Fa-f]{3}:[0-9A-Fa-f]{0,4}:")
 
 
 def mask(text: str, masks: Masks) -> tuple[str, Counter[str]]:
     """`text` with placeholders in place of personal data, and how many of each kind were masked."""
     counts: Counter[str] = Counter()
-    if masks.email is not None and "@" in text:
+    if masks.email is not None and _DOMAIN.search(text) is not None:
         text = _replace(text, _EMAIL, "email", masks.email, counts, lambda match: True)
-    if _DIGITS.search(text) is not None:
-        if masks.resident_id is not None and _near_digits(text, _RESIDENT):
-            text = _replace(text, _RESIDENT, "resident_id", masks.resident_id, counts, _is_resident_id)
-        if masks.ip is not None and _near_digits(text, _IPV4):
-            text = _replace(text, _IPV4, "ip", masks.ip, counts, _is_public_ipv4)
-        if masks.phone is not None and _near_digits(text, _PHONE):
-            text = _replace(text, _PHONE, "phone", masks.phone, counts, _is_phone)
+    runs = _digit_runs(text)
+    for kind, pattern, shortest, holds in _NUMBERS:
+        token = getattr(masks, kind)
+        if token is not None and any(pattern.search(text, *run) for run in runs if run[1] - run[0] >= shortest):
+            text = _replace(text, pattern, kind, token, counts, holds)
+            runs = _digit_runs(text)
     if masks.ip is not None and _HEXTET.search(text) is not None:
         text = _replace(text, _IPV6, "ip", masks.ip, counts, _is_public_ipv6)
     return text, counts
 
 
-def _near_digits(text: str, pattern: re.Pattern[str]) -> bool:
-    """Whether `pattern` may match: it is tried only where digits stand, which a quick search finds."""
-    return any(pattern.search(text, max(0, run.start() - 8), run.end() + 1) for run in _DIGITS.finditer(text))
+def _digit_runs(text: str) -> list[tuple[int, int]]:
+    """Where a number may stand, with what may come before its first digit and behind it: patterns are tried there alone."""
+    return [(max(0, run.start() - _BEFORE), run.end() + 1) for run in _DIGITS.finditer(text)]
 
 
 def _replace(
@@ -124,3 +126,11 @@ def _is_public_ipv6(match: re.Match[str]) -> bool:
 def _is_phone(match: re.Match[str]) -> bool:
     digits = sum(map(str.isdigit, match[0]))
     return digits >= 10 or (digits >= 8 and match[0][0] in "+(（0")
+
+
+# Kind, pattern, the fewest characters of its digits and what parts them, and what a match has to be besides.
+_NUMBERS: tuple[tuple[str, re.Pattern[str], int, Callable[[re.Match[str]], bool]], ...] = (
+    ("resident_id", _RESIDENT, 17, _is_resident_id),
+    ("ip", _IPV4, 7, _is_public_ipv4),
+    ("phone", _PHONE, FEWEST_DIGITS, _is_phone),
+)

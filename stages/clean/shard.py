@@ -18,13 +18,13 @@ from stages.clean.characters import SCRIPTS
 from stages.clean.normalise import is_normalised, normalise, repair
 from stages.clean.params import Params, mask_name
 from stages.clean.samples import CHANGED, DROPPED, KEPT, NEAR, SCHEMA, Samples
-from stages.clean.screen import ADDRESSES, MOJIBAKE, NUMBERS, UNTIDY, screen
+from stages.clean.screen import ADDRESSES, FORM, MOJIBAKE, NUMBERS, UNTIDY, screen
 from stages.clean.statistics import Statistics, measure, utf8
 
 DROPS = pa.schema([(name, pa.string()) for name in ("doc_id", "source", "lang", "reason", "detail")])
 CHARACTERS = (*SCRIPTS, "simplified", "traditional")  # of which Han characters are told apart by the last two
 BATCH = 256  # documents
-_ALL = UNTIDY | MOJIBAKE | NUMBERS | ADDRESSES
+_ALL = UNTIDY | MOJIBAKE | NUMBERS | ADDRESSES | FORM
 _GROUP_ROWS, _GROUP_BYTES = 4096, 1 << 25
 
 
@@ -115,6 +115,21 @@ class _Batch:
     langs: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)  # empty where the document is kept
     details: list[str] = field(default_factory=list)
+    changed: set[int] = field(default_factory=set)  # rows whose text is no more what it was
+
+    def change(self, row: int, text: str) -> None:
+        """Give a document another text."""
+        self.texts[row] = text
+        self.changed.add(row)
+
+
+def _replaced(array: pa.LargeStringArray, texts: dict[int, str]) -> pa.LargeStringArray:
+    """The column with other texts in some rows; what is between them is not read again."""
+    parts, end = [], 0
+    for row in sorted(texts):
+        parts += [array[end:row], pa.array([texts[row]], pa.large_string())]
+        end = row + 1
+    return pa.concat_arrays([*parts, array[end:]]) if parts else array
 
 
 @dataclass(frozen=True)
@@ -149,11 +164,11 @@ class Cleaner:
     def clean(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The documents of a batch that are kept, with their new text and language."""
         documents = _Batch(batch["doc_id"].to_pylist(), batch["source"].to_pylist(), batch["text"].to_pylist())
-        suspect = screen(*utf8(batch["text"]), self.params.max_blank_lines)
+        suspect = screen(*utf8(batch["text"]), self.params.max_blank_lines, self.params.unicode_form)
         removed = self._remove_boilerplate(documents, batch["text"])
         suspect[list(removed)] = _ALL
         repaired = self._normalise(documents, suspect)
-        statistics = measure([text[: self._longest()] for text in documents.texts])
+        statistics = measure(self._measured(batch["text"], documents))
         judged = self._judge(documents, statistics)
         for row, lines in repaired.items():
             self._note_repair(documents, row, batch["text"][row].as_py(), lines)
@@ -161,7 +176,7 @@ class Cleaner:
             self._note_boilerplate(documents, row, taken)
         for row in np.flatnonzero(suspect & (NUMBERS | ADDRESSES)).tolist():
             if not documents.reasons[row]:
-                documents.texts[row] = self._mask(documents, row)
+                documents.change(row, self._mask(documents, row))
         self._sample(documents, judged)
         self._drop(documents)
         return self._kept(batch, documents, statistics)
@@ -178,7 +193,7 @@ class Cleaner:
         for row in np.unique(lines.documents[recurs]).tolist():
             own = lines.documents == row
             text, taken = boilerplate.remove(batch.texts[row], recurs[own].tolist(), limits.min_bytes)
-            batch.texts[row] = text
+            batch.change(row, text)
             names = [f"{batch.sources[row]}#{value:016x}" for value in lines.hashes[own & recurs].tolist()]
             removed[row] = list(zip(names, taken, self.documents[place[own & recurs]].tolist(), strict=True))
         return removed
@@ -192,16 +207,22 @@ class Cleaner:
                 fixed, lines = repair(text)
                 if lines:
                     repaired[row] = lines
-            if found & (UNTIDY | MOJIBAKE) or not is_normalised(text, form):
+            if found & (UNTIDY | MOJIBAKE) or (found & FORM and not is_normalised(text, form)):
                 fixed = normalise(fixed, form, self.params.max_blank_lines)
             if fixed != text:
-                batch.texts[row], suspect[row] = fixed, _ALL  # what was taken out may have parted a number
+                batch.change(row, fixed)
+                suspect[row] = _ALL  # what was taken out may have parted a number
         return repaired
 
-    def _longest(self) -> int | None:
-        """Where statistics may stop: behind it, a document is too long in every language."""
-        limits = (self.params.en.max_characters, self.params.zh.max_characters)
-        return None if None in limits else max(limit for limit in limits if limit is not None) + 1
+    def _measured(self, array: pa.LargeStringArray, batch: _Batch) -> pa.LargeStringArray:
+        """The texts as far as statistics look: behind that, a document is too long in every language."""
+        limits = [self.params.en.max_characters, self.params.zh.max_characters]
+        longest = None if None in limits else max(limit for limit in limits if limit is not None) + 1
+        cut = {row: batch.texts[row] for row in batch.changed}
+        if longest is not None:
+            long = [row for row, text in enumerate(batch.texts) if len(text) > longest]
+            cut |= {row: batch.texts[row][:longest] for row in long}
+        return _replaced(array, cut)
 
     def _judge(self, batch: _Batch, statistics: Statistics) -> list[_Judged]:
         """Identify the languages and apply the rules in order: the first that fails is the reason."""
@@ -293,7 +314,7 @@ class Cleaner:
     def _kept(self, batch: pa.RecordBatch, documents: _Batch, statistics: Statistics) -> pa.RecordBatch:
         """The rows that are kept, counted."""
         kept, codes = np.array([not reason for reason in documents.reasons], bool), np.array(documents.langs)
-        texts = pa.array(documents.texts, pa.large_string())
+        texts = _replaced(batch["text"], {row: documents.texts[row] for row in documents.changed})
         sizes = pc.binary_length(texts.cast(pa.large_binary())).to_numpy()
         for lang in sorted(set(codes[kept].tolist())):
             rows = kept & (codes == lang)

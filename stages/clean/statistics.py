@@ -6,19 +6,22 @@ plain Python); the shares and means are taken in `rules`.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from stages._jit import kernels
-from stages.clean import characters, columns, counting, repetition
+from stages.clean import characters, columns, counting, phrases, repetition, runs
 from stages.clean.characters import SCRIPTS
-from stages.clean.columns import AT, COLUMNS, PHRASES, STOP_WORDS
+from stages.clean.columns import AT, COLUMNS
 from stages.clean.counting import scan
+from stages.clean.phrases import find_phrases, hints
 from stages.clean.repetition import MAX_N, WORK_ROWS, repeated_lines, repeated_ngrams
+from stages.clean.runs import Runs, slots
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,7 @@ def measure(texts: list[str] | pa.LargeStringArray) -> Statistics:
     array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
     buffer, offsets = utf8(array)
     counts = np.zeros((len(array), len(COLUMNS)), np.int64)
-    longest = int(np.diff(offsets).max(initial=0))
-    _measure_all(buffer, offsets, longest, characters.table(_anchors()), *_phrase_table(), _stop_word_keys(), counts)
+    _measure_all(buffer, offsets, characters.table(), _rooms(int(np.diff(offsets).max(initial=0))), counts)
     return Statistics(counts)
 
 
@@ -69,42 +71,39 @@ def utf8(array: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray
     return np.frombuffer(data, np.uint8), places
 
 
-@cache
-def _phrase_table() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Bytes of the phrases, their lengths, and the place of each one's anchor: its rarest letter in English."""
-    table = np.zeros((len(PHRASES), max(map(len, PHRASES))), np.uint8)
-    for row, phrase in zip(table, PHRASES, strict=True):
-        row[: len(phrase)] = list(phrase.encode())
-    places = [next(phrase.index(letter) for letter in "vkfp" if letter in phrase) for phrase in PHRASES]
-    return table, np.array([len(phrase) for phrase in PHRASES]), np.array(places)
+class _Rooms(threading.local):
+    """Arrays that the kernels work in, kept from batch to batch: fresh memory is dear, and one long document needs much."""
+
+    capacity = -1
+
+    def __call__(self, longest: int) -> tuple[Any, ...]:
+        """Rooms for documents of up to `longest` bytes."""
+        if longest > self.capacity:
+            self.capacity = max(longest, 1 << 16)
+            entries = self.capacity + MAX_N + 2
+            self.rooms = (
+                *(Runs(*(np.empty(entries, np.int64) for _ in Runs._fields)) for _ in range(2)),  # units and lines
+                np.empty(entries, np.int64),  # the paragraph of each line
+                np.empty(slots(4 * entries), np.int32),
+                np.empty((WORK_ROWS, entries), np.int32),
+                np.empty(entries + 1, np.int64),
+            )
+        return self.rooms
 
 
-@cache
-def _anchors() -> str:
-    letters = {phrase[place] for phrase, place in zip(PHRASES, _phrase_table()[2], strict=True)}
-    return "".join(sorted(letters | {letter.upper() for letter in letters}))
+_rooms = _Rooms()
 
 
-@cache
-def _stop_word_keys() -> npt.NDArray[np.int64]:
-    return np.array([int.from_bytes(word.encode(), "big") for word in STOP_WORDS], np.int64)
-
-
-@kernels(__file__, columns.__file__, counting.__file__, repetition.__file__)
-def _measure_all(buffer, offsets, longest, table, phrases, lengths, anchors, stop_words, counts):  # type: ignore[no-untyped-def]
-    capacity = longest + MAX_N + 2
-    units = np.empty((capacity, 4), np.int64)
-    lines = np.empty((capacity, 4), np.int64)
-    paragraph = np.empty(capacity, np.int64)  # of each line
-    slots = 16
-    while slots < 2 * capacity:
-        slots *= 2
-    slot_table = np.empty(slots, np.int32)
-    work = np.empty((WORK_ROWS, capacity), np.int32)
-    prefix = np.empty(capacity + 1, np.int64)
+@kernels(
+    __file__, characters.__file__, columns.__file__, counting.__file__, phrases.__file__, repetition.__file__, runs.__file__
+)
+def _measure_all(buffer, offsets, table, rooms, counts):  # type: ignore[no-untyped-def]
+    units, lines, paragraph, slot_table, work, prefix = rooms
     for document in range(len(offsets) - 1):
         row = counts[document]
         start, end = offsets[document], offsets[document + 1]
-        n_units, n_lines = scan(buffer, start, end, table, phrases, lengths, anchors, stop_words, units, lines, paragraph, row)
+        n_units, n_lines = scan(buffer, start, end, table, units, lines, paragraph, row)
+        if hints(buffer, start, end):
+            find_phrases(buffer, lines, n_lines, row)
         repeated_lines(buffer, lines, n_lines, paragraph, slot_table, work, row)
         repeated_ngrams(buffer, units, n_units, slot_table, work, prefix, row)

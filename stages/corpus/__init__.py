@@ -8,9 +8,10 @@ Promises: equal files give equal bytes, whatever the workers; archives are read 
 extracted; a download that has been verified once is never fetched again; every document carries source, path and licence;
 nothing is left out without being counted.
 
-One small module per concern: `registry`, `remote` and `download` bring bytes, `plan` shares the files out, `reading` is what
+One small module per concern: `remote` and `download` bring bytes, `plan` shares the files out, `reading` is what
 a worker does with its share, `archive` and `streams` open and decompress; `text`, `plays`, `poems`, `mediawiki`, `tables`,
-`webpages` and `warc` turn one file into records, `shelf` turns records into documents, `build` puts everything in its place.
+`webpages` and `warc` turn one file into records, `shelf` turns records into documents, `repeats` compares the parts of split
+dumps, `build` puts everything in its place.
 """
 
 from stages.corpus.build import run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from stages.corpus.params import Origin, Params, Source
 from stages.corpus.plan import Task, plan
 from stages.corpus.reading import read_units
 from stages.corpus.remote import public
+from stages.corpus.repeats import without_repeats
 from stages.corpus.shelf import QUARANTINE, Tally
 
 FILES = pa.schema(
@@ -37,6 +39,7 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
     """Write every source's documents, `quarantine.parquet`, `files.parquet` and `sources.json`; return counts by source."""
     tasks, matched = plan(params, io)
     results = io.map(read_units, tasks, "reading", "groups of files", key="read")
+    results, repeated, replaced = without_repeats(tasks, results, params)
     register: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     for origin in params.origins:
@@ -47,11 +50,14 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
         for source in origin.sources:
             tally = Tally(matched=matched[source.id])
             for task, result in mine:
-                _place(task, source, tally.shards, result["sources"][source.id]["shards"], io)
+                for shard in range(result["sources"][source.id]["shards"]):
+                    made = task.shard(source, shard)
+                    name = f"{source.id}-{tally.shards + shard:05d}.parquet"  # its number in the source
+                    _storage.copy(replaced.get(made, made), io.output / "documents" / name)
                 tally.add(result["sources"][source.id])
             _check(source, origin, tally, params)
             register.append(_entry(source, origin, tally, sha256, len(read)))
-    write_table(io.output / "quarantine.parquet", QUARANTINE, _quarantined(tasks, results))
+    write_table(io.output / "quarantine.parquet", QUARANTINE, chain(_quarantined(tasks, results), repeated))
     write_table(io.output / "files.parquet", FILES, files)
     write_atomic(io.output / "sources.json", canonical(register))
     io.notes["retrieved"] = of_stage(io).records()
@@ -64,13 +70,6 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
             entry["id"]: {key: entry[key] for key in ("documents", "bytes", "quarantined", "passed")} for entry in register
         },
     }
-
-
-def _place(task: Task, source: Source, before: int, shards: int, io: StageIO) -> None:
-    """Give a task's shards their numbers in the source."""
-    for shard in range(shards):
-        made = _storage.join(task.work, f"{source.id}-{task.number:06d}-{shard:04d}.parquet")
-        _storage.copy(made, io.output / "documents" / f"{source.id}-{before + shard:05d}.parquet")
 
 
 def _digest(origin: Origin, read: dict[str, dict[str, Any]]) -> str:
@@ -148,7 +147,7 @@ def _entry(source: Source, origin: Origin, tally: Tally, sha256: str, files: int
 def _quarantined(tasks: list[Task], results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for task, result in zip(tasks, results, strict=True):
         if result["refused"]:
-            yield from read_shard(_storage.join(task.work, f"quarantine-{task.number:06d}.parquet"))
+            yield from read_shard(task.quarantine)
 
 
 def _report(register: list[dict[str, Any]], io: StageIO) -> None:

@@ -20,11 +20,11 @@ from typing import Any, Protocol
 
 from stages._errors import StageError
 from stages._manifest import canonical, sha256_file, write_atomic
+from stages._registry import npm_url, pypi_url
 from stages._runner import StageIO
+from stages._transport import Transport, is_local, reason, with_retries
 from stages.corpus.params import Origin
-from stages.corpus.registry import npm_url, pypi_url
 from stages.corpus.remote import open_at, public
-from stages.corpus.transport import Transport, is_local, reason, with_retries
 
 _CHUNK = 1 << 20
 _INDEX_VARIABLE = {"pypi": "PIP_INDEX_URL", "npm": "NPM_CONFIG_REGISTRY"}

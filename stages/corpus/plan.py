@@ -14,7 +14,7 @@ from stages._runner import StageIO
 from stages.corpus.archive import is_archive
 from stages.corpus.download import Downloads, Wanted, fetch, names, of_stage
 from stages.corpus.mediawiki import stream_offsets
-from stages.corpus.params import Origin, Params
+from stages.corpus.params import Origin, Params, Source
 from stages.corpus.remote import common_folder, expand, parse_sums, public
 from stages.corpus.shelf import Selector
 from stages.corpus.streams import Limits, decompressed
@@ -35,6 +35,7 @@ class Unit:
         part: range of the file, see `records.Reading`.
         downloaded: whether `address` is to be brought by the worker.
         prefix: before the names of members, where it is one of several archives.
+        shares_ids: whether a part may name a document as another part of the file does; rows of a table have numbers.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Unit:
     part: tuple[int, int] | None = None
     downloaded: bool = False
     prefix: str = ""
+    shares_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class Task:
     def origin(self) -> Origin:
         """The origin that all units belong to."""
         return self.params.origins[0]
+
+    def shard(self, source: Source, number: int) -> str:
+        """Address of a shard that the task writes of a source's documents, counted from 0."""
+        return _storage.join(self.work, f"{source.id}-{self.number:06d}-{number:04d}.parquet")
+
+    @property
+    def quarantine(self) -> str:
+        """Address of what the task could not use."""
+        return _storage.join(self.work, f"quarantine-{self.number:06d}.parquet")
 
 
 def plan(params: Params, io: StageIO) -> tuple[list[Task], dict[str, set[str]]]:
@@ -185,7 +196,7 @@ def _parts(unit: Unit, origin: Origin, selectors: list[Selector], size: int) -> 
         return [unit]
     sha256 = unit.sha256 or sha256_file(path)
     weight = unit.weight // max(1, len(ranges))
-    return [replace(unit, sha256=sha256, weight=weight, part=part) for part in ranges]
+    return [replace(unit, sha256=sha256, weight=weight, part=part, shares_ids=reader == "mediawiki") for part in ranges]
 
 
 def _row_groups(path: Path, size: int) -> list[tuple[int, int]]:

@@ -6,11 +6,11 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from xml.etree.ElementTree import ParseError
 
-from stages import _storage
 from stages._documents import write_table
 from stages._errors import StageError
 from stages._manifest import sha256_file
@@ -62,9 +62,7 @@ def read_units(task: Task) -> dict[str, Any]:
     Raises:
         StageError: a file cannot be had or read and the policy is to stop.
     """
-    shelves = [
-        Shelf(source, task.params, _storage.join(task.work, f"{source.id}-{task.number:06d}")) for source in task.origin.sources
-    ]
+    shelves = [Shelf(source, task.params, partial(task.shard, source)) for source in task.origin.sources]
     files: list[dict[str, Any]] = []
     for unit in task.units:
         if all(shelf.full for shelf in shelves):
@@ -76,7 +74,7 @@ def read_units(task: Task) -> dict[str, Any]:
             path.unlink()
     refused = [row for shelf in shelves for row in shelf.refused]
     if refused:
-        write_table(_storage.join(task.work, f"quarantine-{task.number:06d}.parquet"), QUARANTINE, refused)
+        write_table(task.quarantine, QUARANTINE, refused)
     for shelf in shelves:
         shelf.flush()
         shelf.tally.matched |= shelf.selector.matched
@@ -111,14 +109,17 @@ def _read(unit: Unit, path: Path, shelves: list[Shelf]) -> None:
     """Put every document of a file on the shelves that want it; what is damaged costs no more than itself."""
     limits = shelves[0].reading().limits
     inside = archive.is_archive(unit.name)
+    names: set[str] = set()
     try:
         for member in archive.members(path, unit.name, lambda name: bool(_wanting(unit.prefix + name, shelves)), limits):
             name = unit.prefix + member.name
             wanting = _wanting(name, shelves)
             file = f"{unit.name}: {member.name}" if inside else name
-            if member.raw is None:
+            problem = member.problem or ("duplicate id (an archive's second member of this name)" if name in names else None)
+            names.add(name)
+            if member.raw is None or problem is not None:
                 for shelf in wanting:
-                    shelf.refuse(file, str(member.problem), None, member.size)
+                    shelf.refuse(file, str(problem), None, member.size)
                 continue
             try:
                 _read_member(unit, name, member.raw, wanting, limits)

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
+from stages._transport import Transport
 from stages.corpus.params import is_pattern
-from stages.corpus.transport import Transport
 
 _SUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 

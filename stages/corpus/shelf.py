@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,13 +89,13 @@ class Tally:
 
 
 class Shelf:
-    """The documents that one task reads for one source, written to shards `<base>-0000.parquet`, `<base>-0001.parquet`, ..."""
+    """The documents that one task reads for one source, written to shards; `address` gives that of each by its number."""
 
-    def __init__(self, source: Source, params: Params, base: str) -> None:
+    def __init__(self, source: Source, params: Params, address: Callable[[int], str]) -> None:
         self.source, self.tally = source, Tally()
         self.selector = Selector(source)
         self.refused: list[dict[str, Any]] = []
-        self._params, self._base = params, base
+        self._params, self._address = params, address
         self._rows: list[dict[str, Any]] = []
         self._pending_bytes = 0
         self._ids: set[bytes] = set()
@@ -190,7 +191,7 @@ class Shelf:
     def flush(self) -> None:
         """Write what is waiting, if anything is."""
         if self._rows:
-            write_shard(f"{self._base}-{self.tally.shards:04d}.parquet", self._rows)
+            write_shard(self._address(self.tally.shards), self._rows)
             self._rows, self._pending_bytes = [], 0
             self.tally.shards += 1
 

@@ -19,13 +19,13 @@ from stages.dedup import components, tables
 from stages.dedup.candidates import (
     COPIES,
     MOST_DOCUMENTS,
-    RANGE,
     BandTask,
     CopyTask,
     ScreenTask,
     band_groups,
     find_copies,
     find_pairs,
+    ranges,
     screen,
 )
 from stages.dedup.gather import GatherTask, gather
@@ -160,9 +160,8 @@ def _find_pairs(layout: tables.Layout, copies: str, params: Params, io: StageIO)
     groups = band_groups(layout, params)
     bands = [BandTask(layout, group, copies, memory, io.work(f"pairs/{group[0]:03d}.arrow"), params) for group in groups]
     found = io.map(find_pairs, bands, "finding pairs", unit="groups of bands", key="pairs")
-    ranges = max(1, -(-layout.documents // RANGE))
     targets = tuple(task.target for task in bands)
-    screens = [ScreenTask(layout, targets, part, io.work(f"near/{part:05d}.arrow"), params) for part in range(ranges)]
+    screens = [ScreenTask(layout, targets, part, io.work(f"near/{part:05d}.arrow"), params) for part in range(ranges(layout))]
     screened = io.map(screen, screens, "comparing signatures", unit="parts", key="near")
     counts = {
         "candidate_pairs": sum(result["candidates"] for result in screened),

@@ -21,10 +21,11 @@ from stages.dedup.signatures import band_name
 _kernel = _jit.kernels(__file__)
 
 MOST_DOCUMENTS = 2**32
-RANGE = 2**22  # documents whose pairs are looked at by one task
+RANGE, _RANGES = 2**16, 64  # documents whose pairs one task looks at, at least, and the number of such tasks, at most
 SMALL_BUCKET = 16  # up to here every two documents of a bucket are a pair
 _MANY, _GROUP = 2**20, 8  # up to so many documents a task takes so many bands
-_BYTES = 48  # of memory, for each document of a band that is being sorted
+_BYTES = 64  # of memory, for each document of a band that is being sorted
+_SLOTS = 4  # for each key, by which those that stand there once are told from others
 _PAIRS_AT_ONCE = 2**16
 _FEW = 32  # so many are sorted by insertion
 
@@ -79,19 +80,30 @@ class BandTask:
 
 
 def find_pairs(task: BandTask) -> dict[str, int]:
-    """Write the bands' pairs, sorted, one record batch for each `RANGE` of first documents."""
+    """Write the bands' pairs, sorted, one record batch for each of the `ranges` of first documents."""
     parts, largest = [np.empty(0, np.uint64)], 0
     left_out = tables.column(tables.open_table(task.left_out).get_batch(0), "document")
-    for _, keys, documents in sorted_bands(task.layout, task.bands, left_out, task.memory, task.params):
-        made, most = _bucket_pairs(keys, documents, SMALL_BUCKET)
+    for _, key, document in _taken(task.layout, task.bands, left_out, task.memory, task.params):
+        shared = _shared(key)
+        made, most = _bucket_pairs(*_in_order(key[shared], document[shared]), SMALL_BUCKET)
         parts.append(made)
-        largest = max(largest, int(most))
+        largest = max(largest, int(most), int(len(key) > 0))
     pairs = np.unique(np.concatenate(parts))
-    edges = np.searchsorted(pairs, [np.uint64(start) << np.uint64(32) for start in range(0, task.layout.documents, RANGE)])
+    starts = range(0, task.layout.documents, _range(task.layout))
+    edges = np.searchsorted(pairs, [np.uint64(start) << np.uint64(32) for start in starts])
     with tables.writer(task.target, PAIRS) as output:
         for part in np.split(pairs, edges[1:]):
             output.write_batch(pa.record_batch([pa.array(part)], schema=PAIRS))
     return {"pairs": len(pairs), "largest_bucket": largest}
+
+
+def ranges(layout: tables.Layout) -> int:
+    """The number of tasks that share the pairs, by their first documents."""
+    return max(1, -(-layout.documents // _range(layout)))
+
+
+def _range(layout: tables.Layout) -> int:
+    return max(RANGE, -(-layout.documents // _RANGES))
 
 
 def band_groups(layout: tables.Layout, params: Params) -> list[tuple[int, ...]]:
@@ -112,23 +124,30 @@ def sorted_bands(
         memory: bytes.
         params: of the tables.
     """
+    for band, key, document in _taken(layout, bands, left_out, memory, params):
+        yield band, *_in_order(key, document)
+
+
+def _taken(
+    layout: tables.Layout, bands: tuple[int, ...], left_out: NDArray[np.int64], memory: int, params: Params
+) -> Iterator[tuple[int, NDArray[np.uint64], NDArray[np.int64]]]:
+    """The same as `sorted_bands`, each part in order of document."""
     bits = max(0, (layout.documents * _BYTES - 1) // memory).bit_length()
     shards = list(_shards(layout, tuple(map(band_name, bands)), tables.header(params)))
+    staying = np.ones(layout.documents, bool)
+    staying[left_out] = False
     for band in bands:
         for part in range(1 << bits):
-            keys, documents = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-            for start, batch in shards:
-                column = tables.column(batch, band_name(band))
-                taking = _of_part(column, part, bits)
-                taking[_within(left_out, start, start + len(column)) - start] = False
-                rows = np.flatnonzero(taking)
-                keys.append(column[rows])
-                documents.append(rows + start)
-            key, document = np.concatenate(keys), np.concatenate(documents)
-            order = np.argsort(key)
-            key, document = key[order], document[order]
-            _sort_ties(key, document)
-            yield band, key, document
+            taken = [_take(tables.column(batch, band_name(band)), staying, start, part, bits) for start, batch in shards]
+            keys, documents = zip(*taken, strict=True)
+            yield band, np.concatenate(keys), np.concatenate(documents)
+
+
+def _in_order(key: NDArray[np.uint64], document: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    order = np.argsort(key)
+    key, document = key[order], document[order]
+    _sort_ties(key, document)
+    return key, document
 
 
 @dataclass(frozen=True)
@@ -180,9 +199,32 @@ def _of_part(keys: NDArray[np.uint64], part: int, bits: int) -> NDArray[np.bool_
     return keys >> np.uint64(64 - bits) == part if bits else np.ones(len(keys), bool)
 
 
-def _within(numbers: NDArray[np.int64], begin: int, end: int) -> NDArray[np.int64]:
-    low, high = np.searchsorted(numbers, [begin, end])
-    return numbers[low:high]
+@_kernel
+def _take(keys: Any, staying: Any, start: int, part: int, bits: int) -> Any:
+    """Keys, and the numbers of their documents, that begin with the `bits` bits of `part` and whose document is `staying`."""
+    chosen, documents, filled = np.empty(len(keys), np.uint64), np.empty(len(keys), np.int64), 0
+    for row in range(len(keys)):
+        chosen[filled], documents[filled] = keys[row], start + row
+        filled += staying[start + row] and (bits == 0 or keys[row] >> np.uint64(64 - bits) == np.uint64(part))
+    return chosen[:filled], documents[:filled]
+
+
+@_kernel
+def _shared(keys: Any) -> Any:
+    """Places of all keys that stand there twice or more often, and of a few others."""
+    bits = 10
+    while 1 << bits < _SLOTS * len(keys):
+        bits += 1
+    seen, twice = np.zeros(1 << bits, np.bool_), np.zeros(1 << bits, np.bool_)
+    for key in keys:
+        slot = key & np.uint64((1 << bits) - 1)
+        twice[slot] |= seen[slot]
+        seen[slot] = True
+    places, filled = np.empty(len(keys), np.int64), 0
+    for place in range(len(keys)):
+        places[filled] = place
+        filled += twice[keys[place] & np.uint64((1 << bits) - 1)]
+    return places[:filled]
 
 
 @_kernel

@@ -15,7 +15,8 @@ from stages.dedup.candidates import PAIRS, split
 
 _kernel = _jit.kernels(__file__)
 
-PART = 16_000_000  # characters of documents whose shingles are compared by one task
+PART = 16_000_000  # characters of documents whose shingles are compared by one task, at most
+_PARTS, _LEAST = 8, 1_000_000  # a small corpus makes so many smaller ones, for as many workers, but none smaller than that
 MEMBERS = pa.schema([("document", pa.int64()), ("head", pa.int64()), ("part", pa.int32()), ("near", pa.bool_())])
 
 
@@ -38,7 +39,7 @@ class Members(NamedTuple):
 def share_out(
     layout: tables.Layout, copies: tuple[NDArray[np.int64], NDArray[np.int64]], pairs: Iterable[NDArray[np.uint64]]
 ) -> Members:
-    """Connected components of copies and pairs, in parts of about `PART` characters; no component lies in two parts.
+    """Connected components of copies and pairs, in parts of at most about `PART` characters; no component lies in two parts.
 
     Args:
         layout: of signature tables.
@@ -76,7 +77,8 @@ def _lengths(layout: tables.Layout, documents: NDArray[np.int64]) -> NDArray[np.
 def _parts(roots: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int32]:
     names, places = np.unique(roots, return_inverse=True)
     weights = np.bincount(places, lengths + 1, minlength=len(names)).astype(np.int64)
-    parts: NDArray[np.int32] = ((np.cumsum(weights) - weights) // PART).astype(np.int32)
+    size = min(PART, max(_LEAST, int(weights.sum()) // _PARTS))
+    parts: NDArray[np.int32] = ((np.cumsum(weights) - weights) // size).astype(np.int32)
     return parts[places]
 
 

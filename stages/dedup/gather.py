@@ -31,7 +31,7 @@ class GatherTask:
 
 
 def gathered_schema() -> pa.Schema:
-    """Of what `gather` writes: signatures and sets of shingles stand only at documents that have something to be near to."""
+    """Of what `gather` writes: signatures and sets of shingles are empty where a document has nothing to be near to."""
     return pa.schema(
         [
             ("document", pa.int64()),
@@ -54,22 +54,18 @@ def gather(task: GatherTask) -> dict[str, int]:
     mine = members.slice(low, high - low)
     rows, near = tables.column(mine, "document") - task.start, mine["near"].to_numpy(zero_copy_only=False)
     signatures = tables.matrix(table, "signature")[rows[near]]
-    length = params.permutations
     values, splits = np.empty(0, np.uint64), np.zeros(int(near.sum()) + 1, np.int64)
     if params.verify == "exact" and near.any():
         values, splits = shingle_sets(task.shard, rows[near], params)
-    lists = [
-        pa.LargeListArray.from_arrays(np.arange(len(signatures) + 1) * length, signatures.reshape(-1)),
-        pa.LargeListArray.from_arrays(splits, values),
-    ]
     ids = table.select(["doc_id", "characters"]).take(pa.array(rows))
-    parts, place = tables.column(mine, "part"), np.cumsum(near) - 1
+    parts, place = tables.column(mine, "part"), np.where(near, np.cumsum(near) - 1, -1)
+    heavy = [(signatures.reshape(-1), np.arange(len(signatures) + 1) * params.permutations), (values, splits)]
     with tables.writer(task.target, gathered_schema()) as output:
         for part in range(task.parts):
             chosen = np.flatnonzero(parts == part)
-            heavy = [column.take(pa.array(place[chosen], mask=~near[chosen])) for column in lists]
             light = [table.take(pa.array(chosen)) for table in (mine.select(["document", "head", "near"]), ids)]
-            columns = [*light[0].columns, *light[1].columns, *heavy]
+            lists = [pa.LargeListArray.from_arrays(*_take_runs(*runs, place[chosen])) for runs in heavy]
+            columns = [*light[0].columns, *light[1].columns, *lists]
             output.write_batch(pa.record_batch(columns, schema=gathered_schema()))
     return {"sets": len(splits) - 1 if len(values) else 0}
 
@@ -89,6 +85,21 @@ def shingle_sets(shard: str, rows: NDArray[np.int64], params: Params) -> tuple[N
         sets.append(values)
         lengths.append(np.diff(splits))
     return np.concatenate(sets), np.cumsum(np.concatenate(lengths))
+
+
+@_kernel
+def _take_runs(values: Any, splits: Any, numbers: Any) -> Any:
+    """Where the runs of these numbers begin when they stand one after the other, and their values; -1 is a run of none."""
+    places = np.zeros(len(numbers) + 1, np.int64)
+    for row in range(len(numbers)):
+        number = numbers[row]
+        places[row + 1] = places[row] + (splits[number + 1] - splits[number] if number >= 0 else 0)
+    taken = np.empty(places[-1], values.dtype)
+    for row in range(len(numbers)):
+        begin, end, source = places[row], places[row + 1], splits[numbers[row]]
+        for place in range(end - begin):
+            taken[begin + place] = values[source + place]
+    return places, taken
 
 
 @_kernel

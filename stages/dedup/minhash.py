@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages import _jit, _units
+from stages import _jit, _units, _vectors, _xxh64
 
-_kernel = _jit.kernels(__file__, _units.__file__)
+_kernel = _jit.kernels(__file__, _units.__file__, _xxh64.__file__, _vectors.__file__)
 _CHUNK = 2048  # hashes that go through all permutations together: they stay in the first-level cache
+_STEP = 64  # hashes that a processor may take at once; divides _CHUNK
 _MOST = np.uint32(0xFFFFFFFF)
 _M1, _M2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
 
@@ -80,9 +81,11 @@ def _minimise(hashes: Any, begin: int, end: int, permutations: Any, mixed: Any, 
     count = end - begin
     for number in range(count):
         mixed[number] = _mix(hashes[begin + number])
+    full = count + -count % _STEP
+    mixed[count:full] = mixed[0]  # changes no minimum, and leaves nothing over that would go one by one
     for row in range(len(signature)):
         factor, summand, least = permutations[0, row], permutations[1, row], signature[row]
-        for number in range(count):
+        for number in range(full):
             least = min(least, np.uint32(factor * mixed[number] + summand))
         signature[row] = least
 
@@ -90,19 +93,19 @@ def _minimise(hashes: Any, begin: int, end: int, permutations: Any, mixed: Any, 
 @_kernel
 def _sign(text: Any, offsets: Any, sizes: Any, seeds: Any, limit: int, permutations: Any, table: Any) -> Any:
     most = _units.longest(offsets)
-    normal, starts = _units.rooms(most)
+    room = _units.rooms(most)
     hashes, mixed = np.empty(most + 1, np.uint64), np.empty(_CHUNK, np.uint32)
     signatures = np.full((len(sizes), permutations.shape[1]), _MOST, np.uint32)
     fingerprints, characters = np.empty((len(sizes), 2), np.uint64), np.empty(len(sizes), np.int64)
     for number in range(len(sizes)):
         begin, end = offsets[number], offsets[number + 1]
-        units, length = _units.normalise(text, begin, end, table, normal, starts)
-        fingerprints[number] = _units.fingerprint(text, begin, end, normal, units, length, seeds[number])
+        units, length = _units.normalise(text, begin, end, table, room)
+        fingerprints[number] = _units.fingerprint(text, begin, end, room, units, length, seeds[number])
         characters[number], stop = _units.characters(text, begin, end), end
         if characters[number] > limit:
             stop = _units.capped(text, begin, end, limit)
-            units, length = _units.normalise(text, begin, stop, table, normal, starts)
-        count = _units.hash_normalised(text, begin, stop, sizes[number], normal, starts, units, length, hashes)
+            units, length = _units.normalise(text, begin, stop, table, room)
+        count = _units.hash_normalised(text, begin, stop, sizes[number], room, units, length, hashes)
         for first in range(0, count, _CHUNK):
             _minimise(hashes, first, min(count, first + _CHUNK), permutations, mixed, signatures[number])
     return signatures, fingerprints, characters

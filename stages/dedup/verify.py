@@ -75,9 +75,9 @@ def settle(task: SettleTask) -> dict[str, int]:
 
 
 def _sets(members: pa.RecordBatch, near: NDArray[np.int64], params: Params) -> Sets:
-    signatures = members["signature"].drop_null().flatten().to_numpy().reshape(len(near), params.permutations)
-    shingles = members["shingles"].drop_null()
-    splits = np.concatenate([np.zeros(1, np.int64), np.cumsum(pc.list_value_length(shingles).to_numpy())])
+    signatures = members["signature"].flatten().to_numpy().reshape(len(near), params.permutations)
+    shingles = members["shingles"]
+    splits = np.concatenate([np.zeros(1, np.int64), np.cumsum(pc.list_value_length(shingles).to_numpy()[near])])
     floor = params.floor * params.permutations
     return Sets(signatures, shingles.flatten().to_numpy(), splits, floor, int(params.verify == "exact"))
 

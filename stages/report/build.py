@@ -13,7 +13,19 @@ from ledger.query import Ledger
 from stages._manifest import write_atomic
 from stages._params import NonNegative, Positive, Range
 from stages._runner import StageError, StageIO
-from stages.report import corpus, evaluation, gates, graph, lineage, objective, overview, provenance, tokens, training
+from stages.report import (
+    corpus,
+    evaluation,
+    gates,
+    graph,
+    instructions,
+    lineage,
+    objective,
+    overview,
+    provenance,
+    tokens,
+    training,
+)
 from stages.report.facts import Facts, language
 from stages.report.pieces import load_tokenizer
 from stages.report.svg import plain
@@ -52,19 +64,23 @@ def gather(params: Params, io: StageIO) -> dict[str, Any]:
         raise StageError(str(error).replace(f"{io.root}/", "")) from error
     tokenizer = load_tokenizer(facts)
     segment = lineage.final_segment(ledger)
-    pieces = facts.table("data/pack/pieces.parquet", ["sample", "doc_index", "length"])
-    seen = lineage.exposures(ledger, segment, pieces)
+    seen = lineage.exposures(ledger, segment, facts.pieces(["sample", "doc_index", "length"]))
     sections = {
         "corpus": corpus.section(facts, params.samples),
         "tokenizer": tokens.section(facts, tokenizer),
         "objective": objective.section(facts, tokenizer, seen, ledger.plan.ramp),
+        "instructions": instructions.section(facts),
         "gates": gates.section(facts),
         "training": training.section(facts, ledger),
         "evaluation": evaluation.section(facts, params.samples),
         "lineage": lineage.section(facts, seen, segment, corpus.removals(facts), params.indexed_documents),
         "provenance": provenance.section(facts),
     }
-    graphs = {"wide": graph.drawing(facts, io.stage, narrow=False), "narrow": graph.drawing(facts, io.stage, narrow=True)}
+    graphs = {
+        "wide": graph.drawing(facts, io.stage, narrow=False),
+        "narrow": graph.drawing(facts, io.stage, narrow=True),
+        "caption": graph.caption(facts, io.stage),
+    }
     return {**sections, "graph": graphs, "tiles": overview.tiles(sections), "limits": overview.limits(sections)}
 
 

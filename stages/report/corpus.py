@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from stages._documents import document_files
 from stages._runner import StageError
+from stages.report import quarantine
 from stages.report.facts import Facts, at
 from stages.report.flow import Loss, Passage, flow
 from stages.report.rules import decisions
@@ -94,6 +95,7 @@ def section(facts: Facts, samples: int) -> dict[str, Any]:
     languages = sorted(by_language["train"])
     return {
         "languages": languages,
+        "quarantine": quarantine.section(facts),
         "register": [_registered(facts, entry, tallies) for entry in facts.json("data/corpus/sources.json")],
         "by_language": by_language,
         "totals": {stage: sum(tally.values(), Counter()) for stage, tally in tallies.items()},

@@ -108,6 +108,26 @@ class Facts:
         _require(columns, file.schema_arrow.names, path)
         return file.read(columns=list(columns))
 
+    def documents(self, columns: Sequence[str]) -> pa.Table:
+        """`columns` of what is trained on, by doc_index: training documents, then labelled rows of instruction samples.
+
+        Raises:
+            StageError: as `table`.
+        """
+        tables = ("data/encode/train.documents.parquet", "data/instruct/documents.parquet")
+        return pa.concat_tables([self.table(table, columns) for table in tables])
+
+    def pieces(self, columns: Sequence[str]) -> pa.Table:
+        """`columns` of the tables that name the documents behind each packed sample, in the order of the samples.
+
+        Raises:
+            StageError: as `table`.
+        """
+        file = "data/pack/pack.json"
+        samples, epochs, size = (at(self.json(file), file, name) for name in ("samples_per_epoch", "epochs", "shard_samples"))
+        shards = range(-(-samples * epochs // size))
+        return pa.concat_tables([self.table(f"data/pack/pieces-{shard:05d}.parquet", columns) for shard in shards])
+
 
 def at(data: Any, file: str, *keys: str) -> Any:
     """The value under `keys` of nested mappings.

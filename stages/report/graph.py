@@ -85,6 +85,20 @@ def edges(facts: Facts, stage: str) -> list[tuple[str, str]]:
     return found
 
 
+def gathering(links: list[tuple[str, str]]) -> dict[str, int]:
+    """The stages that read the outputs of more than half of all stages, and how many they read; in the order of the graph."""
+    inputs = Counter(b for _, b in links)
+    names = [name for _, names in COLUMNS for name in names]
+    return {name: inputs[name] for name in names if 2 * inputs[name] > len(names)}
+
+
+def caption(facts: Facts, stage: str) -> str:
+    """What the pale lines of the picture are."""
+    *most, last = (f"{name} ({number})" for name, number in gathering(edges(facts, stage)).items())
+    readers = f"{', '.join(most)} and {last}" if most else last
+    return f"The pale line gathers what goes to the stages that read the outputs of more than half of all: {readers}."
+
+
 def drawing(facts: Facts, stage: str, *, narrow: bool) -> Markup:
     """The picture: four columns, or one below the other for a narrow page."""
     labels, links = counts(facts), edges(facts, stage)
@@ -98,10 +112,9 @@ def drawing(facts: Facts, stage: str, *, narrow: bool) -> Markup:
             nodes[node] = Node(node, labels[node], x, y + row * (60 if narrow else _ROW))
     last = max(node.y for node in nodes.values()) + _BOX[1] + 6
     width, height = (92 + _BOX[0] + 20, last) if narrow else (4 * _COLUMN - 80, last + 20)
-    inputs = Counter(b for _, b in links)
-    gathering = {name for name, number in inputs.items() if 2 * number > len(nodes)}
-    wires = [_collected(nodes[a], nodes[b], last + 10, narrow=narrow) for a, b in links if b in gathering]
-    wires += [_edge(nodes[a], nodes[b], narrow=narrow) for a, b in links if b not in gathering]
+    gathered = gathering(links)
+    wires = [_collected(nodes[a], nodes[b], last + 10, narrow=narrow) for a, b in links if b in gathered]
+    wires += [_edge(nodes[a], nodes[b], narrow=narrow) for a, b in links if b not in gathered]
     said = "; ".join(f"{name} from {', '.join(a for a, b in links if b == name) or 'the sources'}" for name in nodes)
     words = ("graph-narrow" if narrow else "graph", "The stages and what each was made from", said)
     return picture(*words, width, height, [*wires, *heads, *map(_box, nodes.values())])
@@ -137,7 +150,7 @@ def _edge(a: Node, b: Node, *, narrow: bool) -> str:
 
 
 def _collected(a: Node, b: Node, bottom: float, *, narrow: bool) -> str:
-    """The line to a stage that reads everything: down beside the column, along the bottom, up to its box; all share one way."""
+    """The line to a stage that reads most others: beside the column, along the bottom, up to its box; all share one way."""
     if a.x == b.x and not narrow:
         return _edge(a, b, narrow=narrow)
     y1, y2 = a.y + _BOX[1] / 2 + 12, b.y + _BOX[1] / 2

@@ -57,7 +57,7 @@ def final_segment(ledger: Ledger) -> Segment:
 
 
 def exposures(ledger: Ledger, segment: Segment, pieces: pa.Table) -> Exposures:
-    """Join the samples that made a checkpoint with the documents behind them (data/pack/pieces.parquet).
+    """Join the samples that made a checkpoint with the documents behind them (data/pack/pieces-*.parquet).
 
     Raises:
         StageError: the journal does not follow the data plan.
@@ -83,7 +83,7 @@ def exposures(ledger: Ledger, segment: Segment, pieces: pa.Table) -> Exposures:
 
 def section(facts: Facts, seen: Exposures, segment: Segment, removed: Sequence[Removal], most: int) -> dict[str, Any]:
     """What the template needs; the index holds at most `most` documents."""
-    train = facts.table("data/encode/train.documents.parquet", ["doc_id", "length", *_KEYS])
+    train = facts.documents(["doc_id", "length", *_KEYS])
     heldout = facts.table("data/encode/heldout.documents.parquet", ["doc_id"])["doc_id"].to_pylist()
     count = np.bincount(seen.document, minlength=train.num_rows)
     tokens = np.bincount(seen.document, weights=seen.tokens, minlength=train.num_rows).astype(np.int64)

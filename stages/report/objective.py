@@ -11,6 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ledger.schedule import BatchRamp
+from model.packed import targets_and_positions
+from model.tokenizer import SPECIAL
+from stages._packed import columns
 from stages._runner import StageError
 from stages.report.facts import Facts, at
 from stages.report.lineage import Exposures
@@ -57,6 +60,7 @@ class Block:
 def section(facts: Facts, tokenizer: Tokenizer, seen: Exposures, ramp: BatchRamp) -> dict[str, Any]:
     """What the template needs; `ramp` tells the step of a consumption index."""
     packed = facts.json(_PACK)
+    counts = {name: facts.count("pack", f"{name}_samples") for name in KINDS}
     shown = []
     for kind, (place, row, record) in sorted(_first_of_each(facts, seen).items()):
         blocks = list(read_blocks(record, tokenizer))
@@ -69,7 +73,7 @@ def section(facts: Facts, tokenizer: Tokenizer, seen: Exposures, ramp: BatchRamp
                 "step": int(ramp.step_of(number)),
                 "blocks": blocks,
                 "targets": int(sum(1 for target in record["target_ids"] if target >= 0)),
-                "used": record["block_start"][-1],
+                "used": int(sum(1 for token in record["input_ids"] if token != SPECIAL.pad)),
                 "documents": _documents(facts, row),
             }
         )
@@ -80,21 +84,28 @@ def section(facts: Facts, tokenizer: Tokenizer, seen: Exposures, ramp: BatchRamp
         "blocks": at(packed, _PACK, "blocks"),
         "epochs": at(packed, _PACK, "epochs"),
         "samples": at(packed, _PACK, "samples_per_epoch"),
-        "counts": {name: facts.count("pack", f"{name}_samples") for name in KINDS},
+        "counts": counts,
+        "loss": {name: _loss(facts, name) for name in KINDS if counts[name]},
         "params": facts.of("pack", "params"),
     }
 
 
-def read_blocks(record: dict[str, Any], tokenizer: Tokenizer) -> Iterator[Block]:
-    """The blocks of a packed sample (docs/data.md), unused ones left out."""
-    from model.tokenizer import SPECIAL
+def _loss(facts: Facts, kind: str) -> dict[str, float]:
+    """Targets of a sequence on average: learnt, cut off, and those that the published blocks of equal size would cut off."""
+    names = {"learnt": "targets", "lost": "targets_lost", "beyond": "targets_beyond_block"}
+    return {said: facts.count("pack", f"{kind}_{name}_per_sample") for said, name in names.items()}
 
+
+def read_blocks(record: dict[str, Any], tokenizer: Tokenizer) -> Iterator[Block]:
+    """The blocks of a packed sample with its targets and positions (docs/data.md), unused ones left out."""
     masks = {SPECIAL.mask, SPECIAL.gmask}
     bounds = record["block_start"]
     for start, end, length in zip(bounds[:-1], bounds[1:], record["block_context"], strict=True):
         if start == end:
             continue
-        ids, targets, positions = (record[name][start:end] for name in ("input_ids", "target_ids", "position_ids"))
+        used = sum(token != SPECIAL.pad for token in record["input_ids"][start:end])  # a published block is padded behind
+        part = slice(start, start + used)
+        ids, targets, positions = (record[name][part] for name in ("input_ids", "target_ids", "position_ids"))
         context: list[Token] = []
         blanks: dict[int, int] = {}
         for piece, position in zip(pieces(tokenizer, ids[:length]), positions[:length], strict=True):
@@ -108,8 +119,6 @@ def read_blocks(record: dict[str, Any], tokenizer: Tokenizer) -> Iterator[Block]
 
 def _spans(targets: list[Piece], ids: list[int], positions: list[int], blanks: dict[int, int]) -> Iterator[Span]:
     """Every `sop` begins a span. It stands at its blank's position, or, in a block with one blank, behind the context."""
-    from model.tokenizer import SPECIAL
-
     starts = [place for place, token in enumerate(ids) if token == SPECIAL.sop]
     for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         tokens = [Token(piece, position) for piece, position in zip(targets[start:end], positions[start:end], strict=True)]
@@ -137,13 +146,21 @@ def _first_of_each(facts: Facts, seen: Exposures) -> dict[int, tuple[int, int, d
             row = int(seen.rows[places[0]])
             batch = int(np.searchsorted(ends, row, side="right"))
             offset = row - int(ends[batch]) + batches[batch].num_rows
-            found[value] = (int(places[0]), row, batches[batch].slice(offset, 1).to_pylist()[0])
+            found[value] = (int(places[0]), row, _record(batches[batch].slice(offset, 1)))
     return found
+
+
+def _record(batch: pa.RecordBatch) -> dict[str, Any]:
+    """The one sample of a batch: what is stored of it, and the targets and positions that follow."""
+    stored = columns(batch)
+    targets, positions = targets_and_positions(stored)
+    arrays = {**stored._asdict(), "target_ids": targets, "position_ids": positions}
+    return {name: array[0].tolist() for name, array in arrays.items()}
 
 
 def _documents(facts: Facts, row: int) -> list[dict[str, Any]]:
     """The documents behind a sample, with the part of each that stands in it."""
-    pieces_table = facts.table("data/pack/pieces.parquet", ["sample", "doc_index", "doc_offset", "length"])
-    names = facts.table("data/encode/train.documents.parquet", ["doc_id", "lang", "licence"])
+    pieces_table = facts.pieces(["sample", "doc_index", "doc_offset", "length"])
+    names = facts.documents(["doc_id", "lang", "licence"])
     parts = pieces_table.filter(pc.equal(pieces_table["sample"], row)).to_pylist()
     return [part | names.slice(part["doc_index"], 1).to_pylist()[0] for part in parts]

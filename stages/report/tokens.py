@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from model.tokenizer import Tokenizer
 
 _REPORT = "data/tokenizer/report.json"
-_FERTILITY = ("documents", "bytes", "characters", "tokens", "bytes_per_token", "tokens_per_character", "byte_fallback_share")
+_FERTILITY = (
+    "documents", "bytes", "characters", "tokens", "bytes_per_token", "tokens_per_byte", "tokens_per_character",
+    "byte_fallback_share", "coverage",
+)  # fmt: skip
+_KINDS = ("pieces", "common", "english", "chinese", "other")
 _SENTENCE = {"zh": (18, 48), "en": (60, 150)}  # characters: long enough to show something, short enough for two lines
 
 
@@ -30,6 +34,8 @@ def section(facts: Facts, tokenizer: Tokenizer) -> dict[str, Any]:
     report = facts.json(_REPORT)
     heldout = at(report, _REPORT, "heldout")
     fertility = {lang: {key: at(heldout, _REPORT, lang, key) for key in _FERTILITY} for lang in sorted(heldout)}
+    sources = at(report, _REPORT, "sources")
+    comparison = at(report, _REPORT, "comparison")
     described = facts.json("data/tokenizer/tokenizer.json")
     composition: dict[str, int] = at(report, _REPORT, "composition")
     shown = []
@@ -39,6 +45,13 @@ def section(facts: Facts, tokenizer: Tokenizer) -> dict[str, Any]:
         shown.append({"lang": lang, "doc_id": doc_id, "text": words, "pieces": pieces(tokenizer, ids)})
     return {
         "fertility": fertility,
+        "sources": [
+            {"lang": lang, "source": source, **{key: at(sources, _REPORT, lang, source, key) for key in _FERTILITY}}
+            for lang in sorted(sources)
+            for source in sorted(sources[lang])
+        ],
+        "comparison": {who: {kind: at(comparison, _REPORT, who, kind) for kind in _KINDS} for who in ("ours", "icetk")},
+        "comparison_source": at(comparison, _REPORT, "icetk", "source"),
         "piece_count": at(described, "data/tokenizer/tokenizer.json", "piece_count"),
         "padded_size": at(described, "data/tokenizer/tokenizer.json", "padded_size"),
         "sample_bytes": facts.count("tokenizer", "sample_bytes"),

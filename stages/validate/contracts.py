@@ -30,11 +30,12 @@ _INSTRUCTIONS = {
     "prompt_ids": pa.list_(pa.int32()),
     "target_ids": pa.list_(pa.int32()),
 }
-_SAMPLES = dict.fromkeys(("input_ids", "target_ids", "position_ids", "block_start", "block_context"))
+_LABELLED = {"doc_index": pa.int64(), **_STRINGS, "length": pa.int32(), "bytes": pa.int64(), "raw_sha256": pa.string()}
+_SAMPLES = dict.fromkeys(("input_ids", "block_start", "block_context", "block_last", "blank_position"))
 _PIECES = {"sample": pa.int64(), "doc_index": pa.int64(), "doc_offset": pa.int32(), "length": pa.int32()}
 _DOCUMENTS = {field.name: field.type for field in _documents.SCHEMA}
 
-Contract = dict[str, pa.DataType | None]  # None: a list of int32 of any one length
+Contract = dict[str, pa.DataType | None]  # None: a list of int32 (of positions, uint16) of any one length
 TABLES: list[tuple[str, str, Contract]] = [
     *((f"data/{stage}", "documents/*.parquet", _DOCUMENTS) for stage in ("corpus", "clean", "dedup")),
     ("data/clean", "drops.parquet", _DROPS),
@@ -44,8 +45,9 @@ TABLES: list[tuple[str, str, Contract]] = [
     ("data/encode", "*.arrow", {"token": pa.int32()}),
     ("data/encode", "*.documents.parquet", {"doc_index": pa.int64(), **_STRINGS, **_PLACES}),
     ("data/instruct", "samples.parquet", _INSTRUCTIONS),
+    ("data/instruct", "documents.parquet", _LABELLED),
     ("data/pack", "samples-*.arrow", {**_SAMPLES, "kind": pa.int8(), "epoch": pa.int32()}),
-    ("data/pack", "pieces.parquet", _PIECES),
+    ("data/pack", "pieces-*.parquet", _PIECES),
 ]
 
 
@@ -63,7 +65,7 @@ def difference(file: Path, contract: Contract) -> str:
 
 def _fits(found: pa.DataType, wanted: pa.DataType | None) -> bool:
     if wanted is None:
-        return bool(pa.types.is_fixed_size_list(found) and found.value_type == pa.int32())
+        return bool(pa.types.is_fixed_size_list(found) and found.value_type in (pa.int32(), pa.uint16()))
     return bool(found == wanted)
 
 

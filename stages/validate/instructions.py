@@ -22,15 +22,16 @@ _COLUMNS = ["sample_id", "lang", "licence", "doc_id", "doc_index", "prompt_ids",
 
 
 class Instructions:
-    """The samples beside encode's table of training documents."""
+    """The samples beside the tables of what stands behind them: training documents, then labelled rows of files."""
 
     def __init__(self, instruct: Path, encode: Path, vocabulary: int, store: Store) -> None:
         self._file, self._vocabulary, self._store = instruct / "samples.parquet", vocabulary, store
-        self._documents = encode / "train.documents.parquet"
+        self._documents = [encode / "train.documents.parquet", instruct / "documents.parquet"]
 
     def samples(self) -> Iterator[pa.Table]:
         """One row for each sample."""
-        train = pq.read_table(self._documents, columns=["doc_id", "licence"])
+        columns = ["doc_id", "licence"]
+        train = pa.concat_tables([pq.read_table(file, columns=columns) for file in self._documents])
         for batch in _documents.read_batches(self._file, _COLUMNS):
             self._store.add("instructions", pa.Table.from_batches([batch.select(["sample_id"])]))
             yield self._measure(batch, train)

@@ -1,7 +1,7 @@
 """Suite "packed": what training is fed, against the rules of each kind of sample and against the documents' own tokens.
 
 Every sample is taken apart: the text that stands in its context and its targets is put back in order and compared, token by
-token, with the pieces of documents that pieces.parquet names for it.
+token, with the pieces of documents that pieces-*.parquet name for it. Targets and positions are those that training derives.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model.masking import GMASK_KIND, INSTRUCTION_KIND, MASK_KIND, NO_TARGET
+from model.packed import GMASK_KIND, INSTRUCTION_KIND, MASK_KIND, NO_TARGET, Stored, targets_and_positions
 from model.tokenizer import SPECIAL, Tokenizer
+from stages._packed import columns
 from stages._runner import StageIO
 from stages.validate.expect import Suite, Table, between, in_set, zero
 from stages.validate.params import Params
@@ -37,7 +38,7 @@ class Layout:
     """Which positions of samples belong to what; all [rows, L] but `length`, made from block bounds clipped to the sample.
 
     Attributes:
-        inside: before the end of the last block.
+        inside: before the end of the last block, and not the padding behind a published one.
         context: in the bidirectional part of a block; `rest` is the causal part behind it.
         start: first position of the position's block.
         next_is_rest: the following position is in the rest of the same block.
@@ -54,15 +55,16 @@ class Layout:
     bad: NDArray[np.int64]
 
     @classmethod
-    def of(cls, block_start: Grid, block_context: Grid, length: int) -> Layout:
-        """From [rows, K + 1] starts and [rows, K] contexts."""
+    def of(cls, block_start: Grid, block_context: Grid, padding: Flags) -> Layout:
+        """From [rows, K + 1] starts, [rows, K] contexts, and [rows, L] what in a block is no part of it."""
+        length = padding.shape[1]
         bounds = np.clip(block_start, 0, length)
         size = np.diff(block_start, axis=1)
         empty, fits = (size == 0) & (block_context == 0), (block_context >= 0) & (block_context < size)
         bad = (block_start != bounds).sum(axis=1) + (block_start[:, 0] != 0) + (~(empty | fits)).sum(axis=1)
         position = np.arange(length)
         block = (position[None, :, None] >= bounds[:, None, 1:]).sum(axis=2)
-        inside = position < bounds[:, -1:]
+        inside = (position < bounds[:, -1:]) & ~padding
         block = np.minimum(block, block_context.shape[1] - 1)
         start = np.take_along_axis(bounds, block, axis=1)
         context = inside & (position - start < np.take_along_axis(block_context, block, axis=1))
@@ -72,7 +74,16 @@ class Layout:
         return cls(inside, context, rest, start, np.hstack([follows, edge]), np.hstack([edge, follows]), bad)
 
 
-def faults(ids: Grid, targets: Grid, positions: Grid, kind: Grid, layout: Layout, vocabulary: int) -> dict[str, Any]:
+def padding(ids: Grid, kind: Grid, room: int | None) -> Flags:
+    """Which positions are the padding behind a block that was cut and padded to `room`; none, for None and for [gMASK]."""
+    if room is None:
+        return np.zeros(ids.shape, np.bool_)
+    pads = (ids == SPECIAL.pad).reshape(len(ids), -1, room)
+    tail = np.logical_and.accumulate(pads[:, :, ::-1], axis=2)[:, :, ::-1].reshape(ids.shape)
+    return np.asarray(tail & (kind != GMASK_KIND)[:, None])
+
+
+def faults(ids: Grid, targets: Grid, positions: Grid, kind: Grid, layout: Layout, vocabulary: int, cut: bool) -> dict[str, Any]:
     """For each sample how many positions break each rule (docs/data.md; facts of the objectives: paper 2.2).
 
     Args:
@@ -80,13 +91,15 @@ def faults(ids: Grid, targets: Grid, positions: Grid, kind: Grid, layout: Layout
         kind: [rows].
         layout: of the same rows.
         vocabulary: pieces of the tokenizer.
+        cut: whether the last span of a [MASK] block may end before its `eop`.
     """
     at = np.arange(ids.shape[1])
     gmask, mask, instruction = (kind[:, None] == value for value in (GMASK_KIND, MASK_KIND, INSTRUCTION_KIND))
     next_id = np.hstack([ids[:, 1:], np.full((len(ids), 1), SPECIAL.pad)])
     last = layout.rest & ~(layout.next_is_rest & (next_id != SPECIAL.sop))  # of a span
     shifted = layout.rest & ~last & (targets != next_id)
-    open_end = last & ~gmask & (targets != SPECIAL.eop)  # [gMASK] targets end where the sequence does
+    may_end = gmask | (mask & ~layout.next_is_rest) if cut else gmask  # [gMASK] targets end where the sequence does
+    open_end = last & ~may_end & (targets != SPECIAL.eop)
     first = layout.rest & ~layout.after_rest
     in_span = mask & layout.rest
     place = np.clip(layout.start + positions, 0, ids.shape[1] - 1)
@@ -97,6 +110,7 @@ def faults(ids: Grid, targets: Grid, positions: Grid, kind: Grid, layout: Layout
     marks = {name: (layout.inside & (ids == value)).sum(axis=1) for name, value in _marks().items()}
     last_context = layout.context & ~np.hstack([layout.context[:, 1:], np.zeros((len(ids), 1), np.bool_)])
     blocks = first.sum(axis=1)
+    unfilled = marks["sop"] - marks["mask"]  # a cut may take a whole span and leave its [MASK]
     masks_wrong = np.select(
         [kind == GMASK_KIND, kind == MASK_KIND],
         [
@@ -104,7 +118,7 @@ def faults(ids: Grid, targets: Grid, positions: Grid, kind: Grid, layout: Layout
             + abs(marks["sop"] - 1)
             + marks["mask"]
             + (last_context & (ids != SPECIAL.gmask)).sum(axis=1),
-            abs(marks["mask"] - marks["sop"]) + marks["gmask"],
+            (np.maximum(unfilled, 0) if cut else abs(unfilled)) + marks["gmask"],
         ],
         abs(marks["mask"] - blocks) + abs(marks["sop"] - blocks) + marks["gmask"],
     )
@@ -115,7 +129,7 @@ def faults(ids: Grid, targets: Grid, positions: Grid, kind: Grid, layout: Layout
         "targets_misplaced": ((targets != NO_TARGET) != layout.rest).sum(axis=1),
         "targets_not_next": (shifted | open_end).sum(axis=1),
         "positions_wrong": (counted | (in_span & (~hides | jumps))).sum(axis=1),
-        "padding_wrong": (~layout.inside & ((ids != SPECIAL.pad) | (positions != 0))).sum(axis=1),
+        "padding_wrong": (((ids == SPECIAL.pad) == layout.inside) | (~layout.inside & (positions != 0))).sum(axis=1),
         "marks_wrong": masks_wrong + marks["never"] + (first & (ids != SPECIAL.sop)).sum(axis=1) + wrong_end.sum(axis=1),
         "blocks_wrong": layout.bad,
     }
@@ -143,11 +157,19 @@ def fed_text(ids: Grid, targets: Grid, positions: Grid, kind: Grid, layout: Layo
     return key // length, np.where(kept, ids, targets)[chosen][order]
 
 
-class Pieces:
-    """Rows of pieces.parquet in the order of the file, up to a sample at a time."""
+def spare_blanks(stored: Stored, layout: Layout) -> Grid:
+    """For each sample how many positions of blanks stand there for no span."""
+    spans = (layout.rest & (stored.input_ids == SPECIAL.sop) & (stored.kind == MASK_KIND)[:, None]).sum(axis=1)
+    spare = np.arange(stored.blank_position.shape[1]) >= spans[:, None]
+    return np.asarray((spare & (stored.blank_position != 0)).sum(axis=1))
 
-    def __init__(self, file: Path) -> None:
-        self._batches = iter(pq.ParquetFile(file).iter_batches(2**16, columns=["sample", "doc_index", "doc_offset", "length"]))
+
+class Pieces:
+    """Rows of the tables of pieces in the order of the samples, up to a sample at a time."""
+
+    def __init__(self, files: list[Path]) -> None:
+        columns = ["sample", "doc_index", "doc_offset", "length"]
+        self._batches = (batch for file in files for batch in pq.ParquetFile(file).iter_batches(2**16, columns=columns))
         self._waiting: Grid = np.zeros((4, 0), np.int64)
 
     def until(self, sample: int | None) -> Grid:
@@ -191,20 +213,26 @@ class Walk:
 class Packed:
     """The samples as pack left them, beside the token shards."""
 
-    def __init__(self, pack: Path, encode: Path, instructions: int, vocabulary: int) -> None:
-        self._pack, self._vocabulary, self._instructions = pack, vocabulary, instructions
+    def __init__(self, pack: Path, encode: Path, instruct: Path, vocabulary: int) -> None:
+        self._pack, self._vocabulary = pack, vocabulary
+        self._instructions, labelled = (
+            pq.read_metadata(instruct / f"{name}.parquet").num_rows for name in ("samples", "documents")
+        )
         self._facts: dict[str, Any] = json.loads((pack / "pack.json").read_text(encoding="utf-8"))
         self._params = json.loads((pack / "manifest.json").read_text(encoding="utf-8"))["params"]
+        self._cut = self._params["truncation"] == "published"
+        self._room = self._facts["sequence_length"] // self._facts["blocks"] if self._cut else None
         self._tokens = TokenShards(encode, "train")
         table = pq.read_table(encode / "train.documents.parquet", columns=["offset", "length"])
-        self._offset, self._length = (table[name].to_numpy().astype(np.int64) for name in ("offset", "length"))
+        none = np.full(labelled, -1)  # no room for text: labelled rows stand behind instruction samples alone
+        self._offset, self._length = (np.append(table[name].to_numpy().astype(np.int64), none) for name in ("offset", "length"))
         self._walks: dict[int, Walk] = {epoch: Walk() for epoch in range(self._facts["epochs"])}
         self._kinds: Counter[int] = Counter()
         self._seen = self._stray = 0
 
     def samples(self) -> Iterator[pa.Table]:
         """One row for each sample, with how often it breaks each rule."""
-        pieces = Pieces(self._pack / "pieces.parquet")
+        pieces = Pieces(sorted(self._pack.glob("pieces-*.parquet")))
         rows = max(1, _POSITIONS // self._facts["sequence_length"])
         for file in sorted(self._pack.glob("samples-*.arrow")):
             with pa.memory_map(str(file)) as source:
@@ -248,30 +276,30 @@ class Packed:
         yield pa.Table.from_pylist(rows)
 
     def _measure(self, batch: pa.RecordBatch, rows: Grid) -> pa.Table:
-        ids, targets, positions, starts, contexts = (
-            batch[name].flatten().to_numpy().reshape(len(batch), -1).astype(np.int64)
-            for name in ("input_ids", "target_ids", "position_ids", "block_start", "block_context")
-        )
-        kind, epoch = (batch[name].to_numpy().astype(np.int64) for name in ("kind", "epoch"))
-        layout = Layout.of(starts, contexts, ids.shape[1])
+        stored = Stored(*(column.astype(np.int64) for column in columns(batch)))
+        ids, starts, contexts, kind = stored.input_ids, stored.block_start, stored.block_context, stored.kind
+        targets, positions = (derived.astype(np.int64) for derived in targets_and_positions(stored))
+        epoch = batch["epoch"].to_numpy().astype(np.int64)
+        layout = Layout.of(starts, contexts, padding(ids, kind, self._room))
         number = np.arange(self._seen, self._seen + len(batch))
-        columns = {
+        measures = {
             "sample": number,
             "kind": kind,
             "epoch_wrong": (epoch != number // max(1, self._facts["samples_per_epoch"])).astype(np.int64),
-            **faults(ids, targets, positions, kind, layout, self._vocabulary),
+            **faults(ids, targets, positions, kind, layout, self._vocabulary, self._cut),
+            "blanks_wrong": spare_blanks(stored, layout),
             **self._provenance(kind, epoch, fed_text(ids, targets, positions, kind, layout), rows),
         }
         self._kinds.update(kind.tolist())
         for value in np.unique(epoch).tolist():
             self._walks.setdefault(value, Walk()).samples += int((epoch == value).sum())
         self._seen += len(batch)
-        return pa.table({name: pa.array(column) for name, column in columns.items()})
+        return pa.table({name: pa.array(column) for name, column in measures.items()})
 
     def _provenance(self, kind: Grid, epoch: Grid, fed: tuple[Grid, Grid], rows: Grid) -> dict[str, Grid]:
         """Pieces against what is fed: wrong places, tokens too many or too few, tokens that are others than the document's."""
         sample = rows[0] - self._seen
-        self._stray += int((sample < 0).sum())
+        self._stray += int((sample < 0).sum()) + int((np.diff(sample) < 0).sum())
         sample, document, offset, length = np.vstack([sample, rows[1:]])[:, sample >= 0]
         number = len(kind)
         known = (document >= 0) & (document < len(self._offset))
@@ -311,10 +339,10 @@ def _error(number: int, share: float) -> float:
 
 def suite(params: Params, io: StageIO, tokenizer: Tokenizer) -> Suite:
     """The suite."""
-    instructions = pq.read_metadata(io.input("data/instruct/samples.parquet")).num_rows
-    reader = Packed(io.input("data/pack"), io.input("data/encode"), instructions, tokenizer.piece_count)
+    reader = Packed(io.input("data/pack"), io.input("data/encode"), io.input("data/instruct"), tokenizer.piece_count)
     rules = ["ids_outside", "targets_outside", "targets_misplaced", "targets_not_next", "positions_wrong", "padding_wrong"]
-    rules += ["marks_wrong", "blocks_wrong", "epoch_wrong", "pieces_outside", "pieces_difference", "text_differs"]
+    rules += ["blanks_wrong", "marks_wrong", "blocks_wrong", "epoch_wrong"]
+    rules += ["pieces_outside", "pieces_difference", "text_differs"]
     return Suite(
         "packed",
         [

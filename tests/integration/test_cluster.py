@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -25,7 +27,7 @@ from tests.support.project import ROOT, copy_rooms, overlay, smoke_params
 pytestmark = pytest.mark.slow
 
 STAGES = ("clean", "dedup")
-BUCKET = "exchange"
+BUCKET, SOURCES = "exchange", "sources"
 _SHARDS, _DOCUMENTS = 4, 40
 
 
@@ -101,6 +103,38 @@ def root(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def harvest(tmp_path_factory: pytest.TempPathFactory, object_store: None) -> Path:
+    """A project whose sources are compressed JSON lines in an object store."""
+    import boto3
+
+    store = boto3.client("s3")
+    store.create_bucket(Bucket=SOURCES)
+    for number in range(_SHARDS):
+        lang = ("en", "zh")[number % 2]
+        rows = text.documents(lang, f"harvest {number}", _DOCUMENTS, 500, source="made")
+        lines = "".join(json.dumps({"text": row["text"]}, ensure_ascii=False) + "\n" for row in rows)
+        store.put_object(Bucket=SOURCES, Key=f"{lang}/{number}.jsonl.gz", Body=gzip.compress(lines.encode(), mtime=0))
+    sources = [
+        {
+            "id": f"made-{lang}",
+            "reader": "jsonl",
+            "members": [f"{lang}/*.jsonl.gz"],
+            "lang": lang,
+            "licence": "CC0-1.0",
+            "rights": "ours",
+        }
+        for lang in ("en", "zh")
+    ]
+    origins = [{"kind": "store", "files": [f"s3://{SOURCES}/*/*.jsonl.gz"], "unpinned": True, "sources": sources}]
+    folder = tmp_path_factory.mktemp("harvest") / "project"
+    copy_rooms(folder)
+    shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
+    params = smoke_params() | {"corpus": {"accepted_licences": ["CC0-1.0"], "origins": origins, "shard_bytes": 4000}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def expected(root: Path) -> dict[str, str]:
     """What one process makes of the corpus."""
     reset(root, kind="inline")
@@ -129,9 +163,9 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def contents(root: Path) -> dict[str, str]:
+def contents(root: Path, stages: Sequence[str] = STAGES) -> dict[str, str]:
     """SHA-256 of every file of the stages' outputs, manifests too."""
-    files = sorted(path for stage in STAGES for path in (root / "data" / stage).rglob("*") if path.is_file())
+    files = sorted(path for stage in stages for path in (root / "data" / stage).rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -172,6 +206,25 @@ def test_two_nodes_make_the_bytes_of_one_process(root: Path, cluster: str, expec
     assert contents(root) == expected
     assert sum(name.startswith("data/clean/documents/") for name in expected) == _SHARDS
     assert not (root / "runs/dedup/work").exists(), "intermediate files go when the stage is done"
+
+
+def test_a_cluster_that_is_not_there_is_started_on_this_machine_and_taken_away(root: Path, expected: dict[str, str]) -> None:
+    before = set(Path("/tmp").glob("ray-*"))
+    reset(root, ["dedup"], kind="ray", workers=2, ray_address=None)
+    assert len(str(root / "runs/dedup/tmp")) > 50, "a socket below it would have too long an address"
+    finish(start(root, "dedup"))
+    assert contents(root) == expected
+    assert set(Path("/tmp").glob("ray-*")) <= before
+
+
+def test_two_nodes_read_the_sources_that_one_process_reads(harvest: Path, cluster: str) -> None:
+    made = []
+    for settings in ({"kind": "inline"}, {"kind": "ray", "workers": 2, "ray_address": cluster}):
+        reset(harvest, ["corpus"], **settings)
+        finish(start(harvest, "corpus"))
+        made.append(contents(harvest, ["corpus"]))
+    assert made[0] == made[1]
+    assert sum(name.endswith(".parquet") for name in made[0]) > _SHARDS
 
 
 def test_shards_may_lie_in_an_object_store(root: Path, cluster: str, expected: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -260,6 +261,8 @@ def _write_encode(
     pq.write_table(
         pa.table({"sample_id": ["titles#0"], "doc_id": [train[1]["doc_id"]]}), root / "data/instruct/samples.parquet"
     )
+    labelled = pa.schema([*(field for field in schema if field.name not in ("shard", "offset")), ("raw_sha256", pa.string())])
+    pq.write_table(labelled.empty_table(), root / "data/instruct/documents.parquet")
     seal(root, "instruct")
     return tables["train"]
 
@@ -286,14 +289,19 @@ def _write_pack(
     columns = np.array(pieces, np.int64).T
     names = {"sample": pa.int64(), "doc_index": pa.int64(), "doc_offset": pa.int32(), "length": pa.int32()}
     table = pa.table({name: pa.array(column).cast(names[name]) for name, column in zip(names, columns, strict=True)})
-    pq.write_table(table, folder / "pieces.parquet")
+    samples = (text_rows + 2) * EPOCHS
+    size = samples // 2 + 1
+    for shard in range(2):
+        part = table.filter(pc.equal(pc.divide(table["sample"], size), shard))
+        pq.write_table(part, folder / f"pieces-{shard:05d}.parquet")
     facts = {"samples_per_epoch": text_rows + 2, "epochs": EPOCHS, "sequence_length": ROW, "blocks": 1, "seed": 1}
+    facts["shard_samples"] = size
     _write_json(folder / "pack.json", facts)
     (folder / "samples-00000.arrow").write_bytes(b"the ledger never opens the samples")
     seal(root, "pack")
     _write_json(root / "data/validate/report.json", {"expectations": [{"name": "ids are unique", "success": True}]})
     seal(root, "validate")
-    return pieces, (text_rows + 2) * EPOCHS
+    return pieces, samples
 
 
 def _write_pretrain(root: Path, plan: DataPlan) -> Journal:

@@ -19,9 +19,11 @@ from ledger.order import Order
 from ledger.plan import DataPlan
 from ledger.schedule import BatchRamp
 from stages import attest, clean, decontaminate, dedup, encode, evaluate, instruct, pack, quantize, tokenizer
+from stages._documents import write_table
 from stages._manifest import canonical, sha256_file
 from stages._params import load_section, parse, to_plain
 from stages._runner import StageIO, stage_entry
+from stages.corpus.shelf import QUARANTINE
 from tests.support.ledger_project import REPOSITORY, seal
 from tests.support.text import documents, write_documents
 
@@ -121,7 +123,15 @@ def _write_corpus(root: Path) -> None:
         )  # fmt: skip
     (folder / "sources.json").write_text(canonical(register), encoding="utf-8")
     sources = {entry["id"]: {"documents": entry["documents"], "bytes": entry["bytes"]} for entry in register}
-    seal(root, "corpus", {"documents": len(rows), "bytes": sum(s["bytes"] for s in sources.values()), "sources": sources})
+    refused = [("poems", "poems.json", str(number), "empty", None) for number in range(5)] + [
+        ("tales", "<tales>.txt", None, "truncated", "the file ends inside the record at byte 7")
+    ]
+    columns = ("source", "file", "record", "reason", "detail")
+    write_table(
+        folder / "quarantine.parquet", QUARANTINE, ({**dict(zip(columns, row, strict=True)), "bytes": 9} for row in refused)
+    )
+    counts = {"documents": len(rows), "bytes": sum(s["bytes"] for s in sources.values()), "quarantined": len(refused)}
+    seal(root, "corpus", {**counts, "sources": sources})
 
 
 def _write_gate(root: Path) -> None:

@@ -11,15 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
-from model.masking import MaskingConfig
 from model.tokenizer import SPECIAL
 from stages import pack
+from stages._engine import EngineSettings
 from stages._manifest import canonical, describe_folder
+from stages._params import parse, to_plain
+from stages._runner import StageIO
+from stages.pack.kernel import Rules, tokens_before
 
 ROOT = Path(__file__).parents[2]
-MASKING = MaskingConfig(64, 4, 62, 52, 0.7, 0.2, 0.15, 3.0, 8, 0.02, 8, 0.02)
+PACK: dict[str, Any] = {
+    "seed": 3, "epochs": 1, "instruction_share": 0.0, "shard_samples": 40,  # three shards: batches cross their borders
+    "sequence_length": 64, "blocks": 4, "gmask_row": 62, "mask_row": 52, "gmask_probability": 0.7, "gmask_min_ratio": 0.2,
+    "mask_ratio": 0.15, "span_lambda": 3.0, "span_max": 8, "short_probability": 0.02, "short_minimum": 8,
+    "single_span_probability": 0.02, "truncation": "keep_all",
+}  # fmt: skip
 PRETRAIN: dict[str, Any] = {
     "seed": 7,
     "model": {"layers": 2, "hidden": 32, "heads": 2, "ffn": 48, "dropout": 0.1},
@@ -50,22 +60,60 @@ def training_project(root: Path, **changes: Any) -> Path:
 
 def write_packed(folder: Path, rows: int, vocabulary: int) -> None:
     """`rows` sequences over a token stream with structure that a model can learn (each token follows from the last)."""
-    folder.mkdir(parents=True)
+    settings = parse(pack.Params, PACK, "pack")
+    length = int(tokens_before(settings.seed, 0, np.array([rows]), Rules.of(settings.masking()))[0])
     rng = np.random.Generator(np.random.Philox(key=1))
-    tokens = np.empty(rows * MASKING.gmask_row, dtype=np.int32)
+    tokens = np.empty(length, dtype=np.int32)
     tokens[0] = 8
     for index in range(1, len(tokens)):
         jump = 7 if rng.random() < 0.9 else int(rng.integers(1, vocabulary - 8))
         tokens[index] = 8 + (tokens[index - 1] - 8 + jump) % (vocabulary - 8)
-    stream = pack.Stream(tokens, np.array([0, len(tokens)]))
-    plan = pack.plan_epoch(3, 0, len(tokens), MASKING)
-    packer = pack.Packer(folder, MASKING, shard_samples=40)  # three shards: batches cross their borders
-    for row in range(rows):
-        packer.add(pack.text_sample(stream, plan, 3, 0, row, MASKING), 0, [(0, 0, 1)])
-    packer.close()
-    facts = {"samples_per_epoch": rows, "epochs": 1, "sequence_length": 64, "blocks": 4, "seed": 3}
-    (folder / "pack.json").write_text(canonical(facts), encoding="utf-8")
-    _write_manifest(folder)
+    root = folder.parents[1]
+    write_encoded(root, tokens, [len(tokens)])
+    pack_project(root, settings)
+
+
+def write_encoded(root: Path, tokens: Any, lengths: list[int], shards: int = 1, instructions: list[Any] | None = None) -> None:
+    """Token shards and their documents, and instruction samples, below `root`, as encode and instruct leave them."""
+    encode, instruct = root / "data/encode", root / "data/instruct"
+    encode.mkdir(parents=True)
+    instruct.mkdir()
+    starts = np.cumsum([0, *lengths])
+    of_shard = starts[:-1] * shards // len(tokens)  # no document crosses a shard
+    for shard in range(shards):
+        part = tokens[np.repeat(of_shard, lengths) == shard]
+        with pa.ipc.new_file(str(encode / f"train-{shard:05d}.arrow"), pa.schema([("token", pa.int32())])) as writer:
+            for batch in np.array_split(part, [(len(part) + 1) // 2]):  # two record batches, the last not the larger
+                writer.write_batch(pa.record_batch([pa.array(batch)], names=["token"]))
+    names = [f"made/{number}" for number in range(len(lengths))]
+    table = pa.table(
+        {
+            "doc_index": pa.array(range(len(lengths)), pa.int64()),
+            "doc_id": names,
+            **{name: [value] * len(lengths) for name, value in (("source", "made"), ("lang", "en"), ("licence", "CC0-1.0"))},
+            "shard": pa.array(of_shard, pa.int32()),
+            "offset": pa.array(starts[:-1], pa.int64()),
+            "length": pa.array(lengths, pa.int32()),
+        }
+    )
+    pq.write_table(table, encode / "train.documents.parquet")
+    ids = pa.list_(pa.int32())
+    schema = pa.schema([("prompt_ids", ids), ("target_ids", ids), ("doc_index", pa.int64())])
+    pq.write_table(pa.Table.from_pylist(instructions or [], schema=schema), instruct / "samples.parquet")
+    pq.write_table(table.select(["doc_id", "source", "lang", "licence"]).slice(0, 0), instruct / "documents.parquet")
+
+
+def pack_project(root: Path, settings: pack.Params, workers: EngineSettings | None = None) -> dict[str, Any]:
+    """Run the pack stage and move its output into place, with a manifest; gives its counts."""
+    io = StageIO("pack", root, ["data/encode", "data/instruct"], "data/pack", workers)
+    io.output.mkdir(parents=True)
+    counts = pack.run(settings, io)
+    io.engine.close()
+    io.collect()
+    io.forget()
+    io.output.rename(root / "data/pack")
+    _write_manifest(root / "data/pack", params=to_plain(settings))
+    return counts
 
 
 def run_stage(root: Path, stage: str = "pretrain", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -80,8 +128,8 @@ def weights(root: Path) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in describe_folder(root / "data" / "pretrain").items()}
 
 
-def _write_manifest(folder: Path) -> None:
-    manifest = {"stage": folder.name, "files": describe_folder(folder)}
+def _write_manifest(folder: Path, **more: Any) -> None:
+    manifest = {"stage": folder.name, "files": describe_folder(folder), **more}
     (folder / "manifest.json").write_text(canonical(manifest), encoding="utf-8")
 
 

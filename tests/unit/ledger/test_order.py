@@ -63,6 +63,34 @@ def test_bijection(samples: int) -> None:
         assert np.array_equal(unpermute(7, epoch, image, samples), np.arange(samples))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(1, 3000))
+def test_bijection_of_any_size(seed: int, epoch: int, samples: int) -> None:
+    image = permute(seed, epoch, np.arange(samples), samples)
+    assert np.array_equal(np.sort(image), np.arange(samples))
+    assert np.array_equal(unpermute(seed, epoch, image, samples), np.arange(samples))
+    assert np.array_equal(
+        permute(seed, epoch, unpermute(seed, epoch, np.arange(samples), samples), samples), np.arange(samples)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 4), st.integers(1, 9), st.integers(1, 7), st.integers(0, 2000))
+def test_no_world_size_changes_what_is_consumed(samples: int, epochs: int, ranks: int, batch: int, first: int) -> None:
+    """Ranks that take every n-th sample of a batch, and a restart anywhere, read the same rows as one rank in one go."""
+    order, total = Order(17, samples, epochs), 3 * ranks * batch
+    consumption = np.arange(first, first + total)
+    alone = order.rows(consumption)
+    together = np.empty_like(alone)
+    for rank in range(ranks):
+        for start in range(0, total, ranks * batch):
+            mine = np.arange(start + rank, start + ranks * batch, ranks)
+            together[mine] = order.rows(first + mine)
+    assert np.array_equal(together, alone)
+    which, back = order.consumptions(alone, first + total)
+    assert set(zip(which.tolist(), back.tolist(), strict=True)) >= set(enumerate(consumption.tolist()))
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 1000), st.integers(2, 2**40))
 def test_inverse_round_trip(seed: int, epoch: int, samples: int) -> None:

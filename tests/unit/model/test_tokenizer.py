@@ -91,6 +91,55 @@ def test_every_character_of_unicode_comes_back_unchanged(tokenizer: Tokenizer) -
     assert tokenizer.decode(tokenizer.encode(every)) == every
 
 
+@pytest.mark.parametrize("between", ["\n", " ", "a", "的"])
+def test_every_character_of_unicode_comes_back_unchanged_between_others(tokenizer: Tokenizer, between: str) -> None:
+    every = between.join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    ids = tokenizer.encode(every)
+    assert tokenizer.decode_bytes(ids) == every.encode()
+    assert min(ids) > SPECIAL.eop
+
+
+def test_characters_come_back_unchanged_as_texts_of_their_own(tokenizer: Tokenizer) -> None:
+    every = [chr(code) for code in [*range(0x3000), *range(0xE000, 0x110000, 101)]]
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(every)] == every
+
+
+@pytest.mark.parametrize("piece", PIECES.values())
+@pytest.mark.parametrize("around", ["{}", " {} ", "x{}x", "{0}{0}", "\n{}\n", "。{}。", "\u2581{}\u2581"])
+def test_a_special_token_spelled_in_text_stays_text(tokenizer: Tokenizer, piece: str, around: str) -> None:
+    sample = around.format(piece)
+    for ids in (tokenizer.encode(sample), *tokenizer.encode_batch([sample, sample.encode()])):
+        assert min(ids) > SPECIAL.eop
+        assert tokenizer.decode(ids) == sample
+
+
+def test_lines_tabs_and_runs_of_blanks_are_pieces(tokenizer: Tokenizer) -> None:
+    assert [len(tokenizer.encode(sample)) for sample in ("\n", "\t", " ", "  ", "   ")] == [1] * 5
+    digits = tokenizer.encode("1907 0001")
+    assert tokenizer.decode(digits) == "1907 0001"
+
+
+def test_documents_end_where_it_is_asked_for(tokenizer: Tokenizer) -> None:
+    texts = [text("en", 1, 200), "", f"{BLANK}x", BLANK]
+    plain, ended = tokenizer.encode_batch(texts), tokenizer.encode_batch([sample.encode() for sample in texts], eod=True)
+    assert [[*array.tolist(), SPECIAL.eod] for array in plain] == [array.tolist() for array in ended]
+    assert all(array.dtype == np.int32 for array in ended)
+
+
+def test_a_model_may_come_as_bytes(tokenizer: Tokenizer) -> None:
+    again = Tokenizer("s3://bucket/tokenizer.model", tokenizer.path.read_bytes())
+    assert again.encode(HARD[3]) == tokenizer.encode(HARD[3])
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
+        Tokenizer("s3://bucket/tokenizer.model", b"not a model")
+
+
+def test_byte_values_are_those_of_the_pieces(tokenizer: Tokenizer) -> None:
+    values = tokenizer.byte_values()
+    assert sorted(values[values >= 0].tolist()) == list(range(256))
+    assert all(tokenizer.is_byte(piece) == (value >= 0) for piece, value in enumerate(values.tolist()))
+    assert [int(values[piece]) for piece in tokenizer.encode("\U0001f409")] == list("\U0001f409".encode())
+
+
 def test_batches_equal_single_texts_whatever_the_threads(tokenizer: Tokenizer) -> None:
     texts = [*HARD, *(text("zh", seed, 500) for seed in range(20)), BLANK]
     single = [tokenizer.encode(sample) for sample in texts]

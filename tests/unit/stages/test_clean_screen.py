@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stages.clean.normalise import is_normalised, normalise, repair
 from stages.clean.privacy import Masks, mask
-from stages.clean.screen import ADDRESSES, MOJIBAKE, NUMBERS, UNTIDY, screen
+from stages.clean.screen import ADDRESSES, FORM, MOJIBAKE, NUMBERS, UNTIDY, screen
 from stages.clean.statistics import utf8
 
 MASKS = Masks(email="<email>", resident_id="<id>", ip="<ip>", phone="<phone>")
@@ -62,7 +62,8 @@ def screened(texts: list[str], max_blank_lines: int = 1) -> list[int]:
 
 def passed_wrongly(text: str, bits: int) -> bool:
     return (
-        (not bits & UNTIDY and not bits & MOJIBAKE and is_normalised(text) and normalise(text) != text)
+        (not bits & (UNTIDY | MOJIBAKE | FORM) and normalise(text) != text)
+        or (not bits & (UNTIDY | MOJIBAKE) and is_normalised(text) and normalise(text) != text)
         or (not bits & MOJIBAKE and repair(text) != (text, 0))
         or (not bits & (NUMBERS | ADDRESSES) and mask(text, MASKS) != (text, {}))
     )
@@ -81,6 +82,16 @@ def passed_wrongly(text: str, bits: int) -> bool:
         ("call 138-1234-5678", NUMBERS),
         ("a@b", ADDRESSES),
         ("", 0),
+        ("12:30:45 and std::vector", 0),
+        ("at 2001:db8:a::f now", ADDRESSES),
+        ("8.8.8.8", NUMBERS),
+        ("1998, 2003; 12.5 million", 0),
+        ("e\u0301", FORM),
+        ("中国人民。" * 10, 0),
+        ("\ud55c\uae00", 0),
+        ("\u1100\u1161", FORM),
+        ("a" * 8 + "\n\n\n" + "b" * 8, UNTIDY),
+        ("abcdefg \nabcdefgh", UNTIDY),
     ],
 )
 def test_examples(text: str, bits: int) -> None:
@@ -98,6 +109,15 @@ def test_passes_nothing_that_a_step_would_change() -> None:
     found = screened(texts)
     assert [text for text, bits in zip(texts, found, strict=True) if passed_wrongly(text, bits)] == []
     assert any(bits == 0 for bits in found)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+def test_every_character_before_and_behind_another(form: str) -> None:
+    draw = random.Random(3)
+    others = "a\u1100\u1161\u0301\u09c7\u0b92中\uac00"
+    texts = [f"{chr(code)}{draw.choice(others)}{chr(code)}" for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
+    found = screen(*utf8(pa.array(texts, pa.large_string())), 1, form).tolist()
+    assert [text for text, bits in zip(texts, found, strict=True) if not bits & FORM and not is_normalised(text, form)] == []
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages import clean
-from stages.clean import characters, rules
-from stages.clean.columns import COLUMNS, PHRASES
+from stages.clean import characters, counting, phrases, rules, runs
+from stages.clean.columns import COLUMNS, PHRASES, STOP_WORDS
 from stages.clean.statistics import Statistics, measure
 from tests.support import clean_oracle
 from tests.support.cleaning_project import params
@@ -57,9 +57,31 @@ class TestStatistics:
         assert differences([*pieces, "".join(pieces)]) == []
 
     def test_every_character_has_one_class_and_the_table_is_the_definition(self):
-        table = characters.table("vV")
+        table = characters.table()
         codes = [*range(0, 0x3100), *random.Random(3).sample(range(0x3100, characters.CODE_POINTS), 20000)]
-        assert [code for code in codes if table[code] != characters.classes(chr(code), "vV")] == []
+        assert [code for code in codes if table[code] != characters.classes(chr(code))] == []
+
+    def test_phrases_and_stop_words_are_found_by_short_cuts_that_miss_none(self):
+        assert all(any(hint in phrase for hint in phrases.HINTS) for phrase in PHRASES)
+        found = measure([f"x{word.upper()} {word.title()}, {word}y" for word in STOP_WORDS])
+        assert found["stop_words"].tolist() == [1] * len(STOP_WORDS)
+        assert np.count_nonzero(counting._STOP_TABLE) == len(STOP_WORDS)
+        assert measure(["USE COOKIES", "causes cookies", "my JavaScripts\nprivacy policy", "privacy\npolicy"]).counts[
+            :, [COLUMNS.index("policy_lines"), COLUMNS.index("javascript_lines")]
+        ].tolist() == [[1, 0], [1, 0], [1, 1], [0, 0]]
+
+    def test_eight_bytes_at_once_are_read_as_one_by_one(self):
+        draw = random.Random(4)
+        text = bytes(draw.choice(b"azAZ09@[`{/: \x00\x7f\x80\xff" + b"abcdefgh" * 8) for _ in range(4000))
+        buffer = np.frombuffer(text, np.uint8)
+        for place in range(len(text) - 8):
+            end = min(len(text), place + draw.randrange(1, 12))
+            assert runs.ascii_word(buffer, place, end) == runs._last_word(buffer, place, end)
+
+    def test_a_word_is_the_same_at_the_end_of_the_buffer_and_before_it(self):
+        words = ["a", "abcdefg", "abcdefgh", "abcdefghi", "abcdefghijklmnopq", "naïveté", "café"]
+        assert differences([f"{word} {word}" for word in words]) == []
+        assert differences([f"{word} {word}" + " and more" * 9 for word in words]) == []
 
     def test_scripts_count_every_character_once(self):
         text = "Aé三〇𠀀か9Ⅳ，.#□$\ufffd \n\u0301\ue000"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from stages import _transport as transport
 from stages._params import parse
 from stages._runner import StageError, StageIO
-from stages.corpus import transport
 from stages.corpus.download import fetch
 from stages.corpus.params import Origin
 from tests.support.registry import Registry, sha256

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,70 @@ def test_multistream_dump_is_read_in_parts_where_its_index_lies_beside_it(tmp_pa
     run(parse(Params, data, "corpus"), apart)
     assert list(read_documents(apart.output)) == expected
     assert len(expected) == 40
+
+
+def dump_with_repeats(root: Path, **settings: Any) -> dict[str, Any]:
+    """A dump of several tasks, whose last part holds pages 3 and 17 a second time."""
+    dump, index = multistream(pages=400, each=4, again=(3, 17, 401))
+    put(root, {"w-multistream.xml.bz2": dump, "w-multistream-index.txt": index})
+    return section({"reader": "mediawiki", "members": ["*.bz2"]}, shard_bytes=len(dump) // 3, **settings)
+
+
+def test_page_that_two_parts_of_a_dump_hold_is_kept_once_and_the_other_quarantined(tmp_path: Path) -> None:
+    data = dump_with_repeats(tmp_path, on_bad_document="quarantine")
+    assert len(units(tmp_path, data)) >= 3
+    apart = stage(tmp_path)
+    counts = run(parse(Params, data, "corpus"), apart)
+    rows = list(read_documents(apart.output))
+    assert [row["doc_id"] for row in rows] == [f"tales/w-multistream.xml.bz2#{n}" for n in range(1, 402)]
+    refused = pq.read_table(apart.output / "quarantine.parquet").to_pylist()
+    assert [(row["file"], row["record"], row["reason"]) for row in refused] == [
+        ("w-multistream.xml.bz2", "3", "duplicate id"),
+        ("w-multistream.xml.bz2", "17", "duplicate id"),
+    ]
+    assert (counts["documents"], counts["quarantined"]) == (401, 2)
+    assert counts["bytes"] == sum(len(row["text"].encode()) for row in rows)
+    apart.forget()
+    shutil.rmtree(apart.output)
+    (tmp_path / "texts/w-multistream-index.txt").unlink()
+    whole = stage(tmp_path)
+    assert run(parse(Params, data, "corpus"), whole)["sources"] == counts["sources"], "as one reader counts them"
+    assert list(read_documents(whole.output)) == rows
+
+
+def test_page_that_two_parts_of_a_dump_hold_stops_a_build_that_wants_no_bad_document(tmp_path: Path) -> None:
+    data = dump_with_repeats(tmp_path, on_bad_document="stop")
+    with pytest.raises(StageError, match=r"source tales: bad document: duplicate id \(tales/.*#3\).*w-multistream.*row 3"):
+        run(parse(Params, data, "corpus"), stage(tmp_path))
+
+
+def test_killed_while_repeats_are_taken_out_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dump_with_repeats(tmp_path, on_bad_document="quarantine")
+    params = parse(Params, data, "corpus")
+    first = stage(tmp_path)
+    monkeypatch.setattr(build, "_entry", lambda *given: 1 / 0)  # after the shards were written anew
+    with pytest.raises(ZeroDivisionError):
+        run(params, first)
+    monkeypatch.undo()
+    again = stage(tmp_path)
+    assert run(params, again)["documents"] == 401
+    assert len(list(read_documents(again.output))) == 401
+
+
+def test_archive_with_two_members_of_one_name(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for data in (lines("a", 3), lines("b", 2)):
+            info = tarfile.TarInfo("x.jsonl")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    put(tmp_path, {"a.tar.gz": out.getvalue()})
+    data = section({"reader": "jsonl", "members": ["*.jsonl"]}, on_bad_document="quarantine", max_quarantine_share=1.0)
+    data["origins"][0]["path"] = "texts/a.tar.gz"
+    made = stage(tmp_path)
+    assert run(parse(Params, data, "corpus"), made)["documents"] == 3
+    [refused] = pq.read_table(made.output / "quarantine.parquet").to_pylist()
+    assert (refused["file"], refused["reason"]) == ("a.tar.gz: x.jsonl", "duplicate id")
 
 
 def test_index_of_another_dump_is_refused(tmp_path: Path) -> None:

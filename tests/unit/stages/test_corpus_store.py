@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages import _transport as transport
 from stages._documents import read_documents
 from stages._engine import EngineSettings
 from stages._params import parse
 from stages._runner import StageError, StageIO
-from stages.corpus import Params, remote, run, transport
+from stages.corpus import Params, remote, run
 from tests.support.registry import Registry, sha256
 
 SOURCE = {"id": "tales", "reader": "jsonl", "members": ["*"], "lang": "en", "licence": "CC0-1.0", "rights": "ours"}

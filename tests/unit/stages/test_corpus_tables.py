@@ -123,12 +123,16 @@ HEAD = (
 )
 
 
-def multistream(pages: int = 10, each: int = 3) -> tuple[bytes, bytes]:
-    """(dump, index) as Wikimedia writes them: header, blocks of pages and the closing tag are bzip2 streams of their own."""
+def multistream(pages: int = 10, each: int = 3, again: tuple[int, ...] = ()) -> tuple[bytes, bytes]:
+    """(dump, index) as Wikimedia writes them: header, blocks of pages and the closing tag are bzip2 streams of their own.
+
+    Pages `again` stand a second time, behind all others.
+    """
     out, index = io.BytesIO(), []
     out.write(bz2.compress(HEAD.encode()))
-    for first in range(1, pages + 1, each):
-        numbers = range(first, min(first + each, pages + 1))
+    every = [*range(1, pages + 1), *again]
+    for first in range(0, len(every), each):
+        numbers = every[first : first + each]
         index += [f"{out.tell()}:{n}:Page {n}: a title\n" for n in numbers]
         out.write(bz2.compress("".join(PAGE.format(n=n) for n in numbers).encode()))
     out.write(bz2.compress(b"</mediawiki>"))

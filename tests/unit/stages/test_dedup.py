@@ -226,7 +226,6 @@ class TestStage:
                 monkeypatch.setattr(candidates, "_MANY", 1)
                 monkeypatch.setattr(components, "PART", 4000)
                 monkeypatch.setattr(build, "_SORTED_AT_ONCE", 16)
-                monkeypatch.setattr(build, "RANGE", 32)
             io = StageIO("dedup", root, ["data/clean"], "data/dedup", EngineSettings(max_memory=memory))
             io.output.mkdir(parents=True)
             counts = dedup.run(PARAMS, io)

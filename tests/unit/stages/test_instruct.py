@@ -17,12 +17,10 @@ from stages._runner import StageError, StageIO
 from stages.instruct import Params, run
 from stages.instruct.build import SAMPLES, Dataset, Template, fit, load_templates
 from stages.instruct.tasks import TASKS
-from stages.tokenizer import Params as TokenizerParams
-from stages.tokenizer import train
-from tests.support.text import text, write_documents
+from tests.support.instruct_project import instruct_project, trained
+from tests.support.text import text
 
 ROOT = Path(__file__).resolve().parents[3]
-TOKENIZER = TokenizerParams(1500, 0.999, 1, 0.5, True, 4, 16, 15_000, 128, 2, 1)
 
 Rows = list[dict[str, Any]]
 
@@ -101,25 +99,11 @@ def examples(task: str, row: dict[str, Any]) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    path.write_bytes(train([*text("en", 1, 60_000).split("\n"), *text("zh", 1, 40_000).split("\n"), POEM * 9], TOKENIZER))
-    return path
+    return trained(tmp_path_factory.mktemp("tokenizer"), [POEM] * 9)
 
 
 def project(root: Path, model: Path, rows: list[dict[str, Any]] = DOCUMENTS) -> StageIO:
-    """The stage's inputs: documents, and the encode stage's table of them in the order of the files."""
-    write_documents(root / "data/decontaminate/train", rows)
-    (root / "data/tokenizer").mkdir()
-    (root / "data/tokenizer/tokenizer.model").write_bytes(model.read_bytes())
-    listed = [
-        {name: row[name] for name in ("doc_id", "source", "lang", "licence")}
-        | {"doc_index": index, "shard": 0, "offset": index, "length": 1, "bytes": 1}
-        for index, row in enumerate(sorted(rows, key=lambda row: row["source"]))
-    ]
-    write_table(root / "data/encode/train.documents.parquet", encode.DOCUMENTS, listed)
-    io = StageIO("instruct", root, ["data/decontaminate", "data/encode", "data/tokenizer"], "data/instruct")
-    io.output.mkdir(parents=True)
-    return io
+    return instruct_project(root, model, rows)
 
 
 def build(
@@ -230,7 +214,7 @@ def test_a_table_of_other_documents_is_refused(tmp_path: Path, model: Path, chan
 
 def test_no_data_sets_give_an_empty_table(tmp_path: Path, model: Path) -> None:
     samples, registry, counts = build(tmp_path, model, replace(PARAMS, datasets=()))
-    assert (samples, registry, counts) == ([], [], {"samples": 0, "datasets": {}})
+    assert (samples, registry, counts) == ([], [], {"samples": 0, "documents": 0, "datasets": {}})
 
 
 def test_a_long_text_keeps_its_head_and_the_question_behind_it(model: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,70 @@ def test_input_digest_sees_files_folders_and_stage_outputs(tmp_path: Path) -> No
     assert input_digest(folder / "b.py") == sha256_file(folder / "b.py")
     (folder / "manifest.json").write_text("{}", encoding="utf-8")
     assert input_digest(folder) == sha256_file(folder / "manifest.json"), "a manifest stands for the files it lists"
+
+
+class Inputs:
+    """A large file in a folder beside a small one, long settled; counts how often one of them is read."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.memory, self.read = root / "texts", root / "memory", 0
+        self.folder.mkdir()
+        self.write("large", b"a" * 100_000)
+        (self.folder / "small").write_bytes(b"s")
+        self.later = 10**10
+        monkeypatch.setattr("time.time_ns", lambda: int(time.time() * 1e9) + self.later)
+        monkeypatch.setattr("stages._manifest.sha256_file", self._count)
+
+    def _count(self, path: Path) -> str:
+        self.read += 1
+        return sha256_file(path)
+
+    def write(self, name: str, data: bytes) -> None:
+        (self.folder / name).write_bytes(data)
+
+    def digest(self) -> tuple[str, int]:
+        """The digest, and how many files were read for it."""
+        self.read = 0
+        return input_digest(self.folder, self.memory), self.read
+
+
+def test_a_large_input_is_read_once_and_again_when_anything_about_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs(tmp_path, monkeypatch)
+    first, read = inputs.digest()
+    assert (first, read) == (input_digest(inputs.folder), 2)
+    assert inputs.digest() == (first, 1), "the small one alone"
+    stat = (inputs.folder / "large").stat()
+    inputs.write("large", b"b" * 100_000)
+    os.utime(inputs.folder / "large", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same inode, mtime set back
+    second, read = inputs.digest()
+    assert second != first and read == 2
+    (inputs.folder / "large").unlink()
+    inputs.write("large", b"a" * 100_000)
+    assert inputs.digest() == (first, 2)
+    (inputs.folder / "large").rename(inputs.folder / "other")
+    assert inputs.digest()[0] not in (first, second), "a name is part of a folder"
+
+
+def test_a_digest_of_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Inputs(tmp_path, monkeypatch)
+    inputs.later = 0
+    assert inputs.digest()[1] == inputs.digest()[1] == 2
+
+
+@pytest.mark.parametrize("change", ["", "{", "[]", "{}", "digest", "swap"])
+def test_a_damaged_memory_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    inputs = Inputs(tmp_path, monkeypatch)
+    first, _ = inputs.digest()
+    [file] = inputs.memory.iterdir()
+    content = file.read_text(encoding="utf-8")
+    stored = json.loads(content)
+    right = stored["files"][str(inputs.folder / "large")][-1]
+    changed = {"digest": content.replace(right, "0" * 64, 1), "swap": content.replace(stored["sha256"], "0" * 64)}
+    file.write_text(changed.get(change, change), encoding="utf-8")
+    assert inputs.digest() == (first, 2)
+    assert inputs.digest() == (first, 1), "and it is made anew"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import sentencepiece
 import yaml
 
-from model.tokenizer import SPECIAL, Tokenizer
+from model.tokenizer import PIECES, SPECIAL, Tokenizer
 from stages._params import load_section, to_plain
 from stages._runner import StageError, StageIO
 from stages.tokenizer import Params, composition, fertility, run, sample, script, sentences, shares, train
@@ -54,14 +59,17 @@ def test_the_laptop_profile_has_a_valid_section() -> None:
     assert load_section(Params, ROOT / "params.yaml", "tokenizer").vocab_size > 8192
 
 
-def test_two_folders_give_the_same_bytes(tmp_path: Path) -> None:
-    """Run as it is run for real: as a process of its own, sandboxed, in two places of different depth."""
+def test_two_folders_and_two_machines_give_the_same_bytes(tmp_path: Path) -> None:
+    """Run as it is run for real: as a process of its own, sandboxed, in places of different depth, with fewer cores."""
     found = []
-    for name in ("a", "another/much/longer/path"):
+    for name, cores in (("a", os.sched_getaffinity(0)), ("another/much/longer/path", {min(os.sched_getaffinity(0))})):
         root = tmp_path / name
         root.mkdir(parents=True)
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-m", "stages.tokenizer"], cwd=project(root), env=environment, check=True)
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(len(cores))}
+        pinned = (
+            f"import os, runpy; os.sched_setaffinity(0, {cores}); runpy.run_module('stages.tokenizer', run_name='__main__')"
+        )
+        subprocess.run([sys.executable, "-c", pinned], cwd=project(root), env=environment, check=True)
         found.append({path.name: path.read_bytes() for path in sorted((root / "data/tokenizer").iterdir())})
     assert list(found[0]) == ["manifest.json", "report.json", "tokenizer.json", "tokenizer.model"]
     assert found[0] == found[1]
@@ -90,6 +98,44 @@ def test_outputs(tmp_path: Path) -> None:
         assert row["tokens"] == sum(len(tokenizer.encode(document["text"])) for document in held)
         assert row["tokens_per_byte"] == round(row["tokens"] / row["bytes"], 4)
     assert report["heldout"]["en"]["bytes_per_token"] > 2.5
+
+
+def test_the_embedding_is_padded_for_every_rank(tmp_path: Path) -> None:
+    output, _ = run_in(project(tmp_path), replace(SMALL, pad_multiple=128, tensor_parallel=5))
+    described = json.loads((output / "tokenizer.json").read_text(encoding="utf-8"))
+    assert (described["padded_size"], described["pad_multiple"]) == (1920, 640)
+
+
+def test_the_published_vocabulary_is_padded_as_published() -> None:
+    params = load_section(Params, ROOT / "profiles/130b.yaml", "tokenizer")
+    multiple = params.pad_multiple * params.tensor_parallel
+    assert -(-(params.vocab_size + len(PIECES)) // multiple) * multiple == 150_528
+
+
+def test_the_report_counts_by_source(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    write_documents(root / "data/decontaminate/heldout", documents("zh", 3, 3, 500, source="verse"))
+    output, _ = run_in(root)
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert {lang: list(rows) for lang, rows in report["sources"].items()} == {"en": ["made-en"], "zh": ["made-zh", "verse"]}
+    for lang, rows in report["sources"].items():
+        for name in ("documents", "bytes", "characters", "tokens", "byte_pieces", "uncovered"):
+            assert sum(row[name] for row in rows.values()) == report["heldout"][lang][name]
+    ours, icetk = report["comparison"]["ours"], report["comparison"]["icetk"]
+    assert ours["pieces"] == 1500 == sum(ours[kind] for kind in ("common", "english", "chinese", "other"))
+    assert icetk["pieces"] == 130_000 == sum(icetk[kind] for kind in ("common", "english", "chinese", "other"))
+    assert "icetk" in icetk["source"]
+
+
+def test_coverage_is_the_share_of_characters_with_a_piece(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train(text("en", 1, 60_000).split("\n"), replace(SMALL, vocab_size=600)))
+    tokenizer = Tokenizer(path)
+    characters = "a é 龘 \U0001f409 z"
+    known = sum(not any(tokenizer.is_byte(piece) for piece in tokenizer.encode(character)) for character in characters)
+    row = fertility(tokenizer, [{"lang": "en", "text": characters}])["en"]
+    assert row["coverage"] == round(known / len(characters), 6) < 1
+    assert row["uncovered"] == 3
 
 
 def test_the_sample_has_the_asked_for_ratio(tmp_path: Path) -> None:
@@ -134,9 +180,55 @@ def test_sentences_lose_nothing_but_line_ends_and_stay_short() -> None:
 
 @pytest.mark.parametrize("vocab_size", [512, 60_000])
 def test_a_vocabulary_that_does_not_fit_the_text_is_refused(vocab_size: int) -> None:
+    """The message gives the size that does fit, and that size trains."""
     lines = text("zh", 1, 20_000).split("\n")
-    with pytest.raises(StageError, match=r"SentencePiece could not train: .*[Vv]ocabulary size"):
-        train(lines, replace(SMALL, vocab_size=vocab_size, character_coverage=1.0))
+    params = replace(SMALL, vocab_size=vocab_size, character_coverage=1.0)
+    with pytest.raises(StageError, match=r"SentencePiece could not train: .*[Vv]ocabulary size") as caught:
+        train(lines, params)
+    found = re.search(
+        rf"of {vocab_size:,} pieces .*: at (least|most) ([\d,]+)\. .*set tokenizer.vocab_size to (\d+)", str(caught.value)
+    )
+    assert found is not None
+    assert found[1] == ("least" if vocab_size == 512 else "most")
+    size = int(found[3])
+    assert size == int(found[2].replace(",", ""))
+    model = train(lines, replace(params, vocab_size=size))
+    assert sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size() == size
+    with pytest.raises(StageError, match="at least" if vocab_size == 512 else "at most"):
+        train(lines, replace(params, vocab_size=size - 1 if vocab_size == 512 else size + 1))
+
+
+def test_a_sample_without_a_blank_is_refused(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    rows = [row | {"text": row["text"].replace(" ", "")} for row in documents("zh", 1, 10, 4000)]
+    shutil.rmtree(root / "data/decontaminate/train")
+    write_documents(root / "data/decontaminate/train", rows)
+    with pytest.raises(StageError, match=r"cannot be used: .*loses text.*text with blanks too"):
+        run_in(root, replace(SMALL, english_share=0.0, vocab_size=1000))
+
+
+@pytest.mark.parametrize("lines", [[], ["", ""]])
+def test_an_empty_sample_is_refused(lines: list[str]) -> None:
+    with pytest.raises(StageError, match=r"the training sample holds no line of text .*raise tokenizer.sample_bytes"):
+        train(lines, SMALL)
+
+
+def test_text_that_is_not_utf8_is_refused_with_file_and_row(tmp_path: Path) -> None:
+    file = project(tmp_path) / "data/decontaminate/train/documents/made-zh-00000.parquet"
+    table = pq.read_table(file)
+    content = [row.encode() for row in table["text"].to_pylist()]
+    content[2] += b"\xed\xa0\x80"  # a surrogate
+    broken = pa.Array.from_buffers(pa.large_string(), len(content), pa.array(content, pa.large_binary()).buffers())
+    pq.write_table(table.set_column(table.schema.get_field_index("text"), table.schema.field("text"), broken), file)
+    with pytest.raises(StageError, match=r"text is not UTF-8 .*train/documents/made-zh-00000.parquet, row 2"):
+        run_in(tmp_path)
+
+
+def test_a_shard_cut_short_on_disk_is_named(tmp_path: Path) -> None:
+    file = project(tmp_path) / "data/decontaminate/heldout/documents/made-zh-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(StageError, match=r"cut short: .*heldout/documents/made-zh-00000.parquet.*dvc repro"):
+        run_in(tmp_path)
 
 
 def test_lines_with_marks_of_the_trainer_do_not_hurt(tmp_path: Path) -> None:
@@ -160,10 +252,12 @@ def test_fertility_counts_bytes_of_rare_characters(tmp_path: Path) -> None:
             "characters": 2,
             "tokens": 6,
             "byte_pieces": 6,
+            "uncovered": 2,
             "tokens_per_character": 3.0,
             "tokens_per_byte": 1.0,
             "bytes_per_token": 1.0,
             "byte_fallback_share": 1.0,
+            "coverage": 0.0,
         }
     }
     assert fertility(Tokenizer(path), []) == {}

@@ -69,6 +69,26 @@ def test_mixed_texts_have_the_ngrams_of_the_definition(n: int):
     assert ngram_hashes(texts, n) == [expected(text, n) for text in texts]
 
 
+@pytest.mark.parametrize("odd", ["", "'", "é", "中", "，", "’", "İ", "😀", "\x00", "\x7f", "Z"])
+def test_words_may_begin_and_end_anywhere_in_a_block(odd: str):
+    """Plain text is taken in blocks of 64 bytes: words of all lengths before, across and behind their borders."""
+    texts = [
+        f"{' ' * gap}{'Ab1' * 50}"[: gap + length] + f"{odd} tail {'x' * 70}, {odd}"
+        for gap in range(3)
+        for length in range(140)
+    ]
+    texts += ["." * length + odd + "a" * length for length in range(140)]
+    assert ngram_hashes(texts, 1) == [expected(text, 1) for text in texts]
+
+
+def test_every_byte_of_plain_text_is_told_apart_as_by_the_definition():
+    plain = "".join(map(chr, range(128)))
+    texts = [plain[turn:] + plain[:turn] for turn in range(128)]
+    assert ngram_hashes([f"{text} {text.swapcase()}" for text in texts], 1) == [
+        expected(f"{text} {text.swapcase()}", 1) for text in texts
+    ]
+
+
 def test_a_text_never_grows_more_than_there_is_room_for():
     for character in ALL:
         grown = sum(len(unit.encode()) + 1 for unit in _ngrams.units(character))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from stages._runner import StageError
+from stages._errors import StageError
 
 _CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP answers that a later try may better
