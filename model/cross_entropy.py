@@ -1,7 +1,8 @@
 """Cross-entropy over a large vocabulary without ever holding the logits whole.
 
-Rows go through the head in chunks that fit the last-level cache. Where gradients are wanted, each chunk's are computed at
-once from the probabilities at hand (d loss / d logits is softmax minus one-hot), so nothing is stored or computed twice.
+Rows go through the head in chunks. Where gradients are wanted, each chunk's are computed at once from the probabilities at hand
+(d loss / d logits is softmax minus one-hot), so nothing is computed twice, and beside one chunk of logits only the gradients
+themselves are stored. For 2,048 rows of width 512 over 150,528 entries in FP32 that is 0.4 GB where the plain way takes 3.3.
 """
 
 from __future__ import annotations
@@ -10,8 +11,39 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-_CHUNK_LOGITS = 1 << 21  # 8 MB of FP32
+_CHUNK_LOGITS = 1 << 21  # 8 MB of FP32: the last-level cache
+_LEAST_ROWS = {"cpu": 128}  # the head is read from memory for each chunk: fewer rows would wait for it
+_LEAST_ROWS_ELSEWHERE = 1024  # to fill an accelerator
+
+
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """Rows whose logits are held at once."""
+    return max(_LEAST_ROWS.get(device, _LEAST_ROWS_ELSEWHERE), _CHUNK_LOGITS // vocabulary)
+
+
+def _chunk(
+    hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor, gradients: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Losses of a few rows; writes their gradient into `gradients[0]` and adds the head's to `gradients[1]`.
+
+    A function of its own so that one chunk's logits are gone when the next one's come.
+    """
+    logits = (hidden @ weight.T).float()
+    target, peak = logits.gather(1, targets[:, None]), logits.amax(-1, keepdim=True)
+    exponentials = logits.sub_(peak).exp_()
+    total = exponentials.sum(-1, keepdim=True)
+    if gradients is not None:
+        grad_hidden, grad_weight = gradients
+        share = row_weights[:, None]
+        grad_logits = exponentials.mul_(share / total).scatter_add_(1, targets[:, None], -share).to(weight.dtype)
+        grad_hidden.copy_(grad_logits @ weight)
+        if weight.dtype == hidden.dtype == grad_weight.dtype:
+            grad_weight.addmm_(grad_logits.T, hidden)
+        else:  # sums stay in FP32
+            grad_weight += grad_logits.T @ hidden
+    return (total.log() + peak - target).squeeze(1)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -20,30 +52,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor, wanted: bool
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(hidden), device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if wanted else None
-        grad_weight = torch.zeros(weight.shape, device=weight.device) if wanted else None
-        step = max(1, _CHUNK_LOGITS // len(weight))
+        ctx.gradients = None
+        if wanted:
+            ctx.gradients = torch.empty_like(hidden), torch.zeros(weight.shape, device=weight.device)
+        # A row's weight times a small probability is 0 in FP16, and the loss scale comes later: keep the weights apart.
+        ctx.unit = row_weights.max() if hidden.dtype == torch.float16 and len(hidden) else torch.ones((), device=hidden.device)
+        relative, step = row_weights / ctx.unit, chunk_rows(len(weight), hidden.device.type)
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
-            logits = (hidden[rows] @ weight.T).float()
-            target, peak = logits.gather(1, targets[rows, None]), logits.amax(-1, keepdim=True)
-            exponentials = logits.sub_(peak).exp_()
-            total = exponentials.sum(-1, keepdim=True)
-            losses[rows] = (total.log() + peak - target).squeeze(1)
-            if grad_hidden is not None and grad_weight is not None:
-                share = row_weights[rows, None]
-                grad_logits = exponentials.mul_(share / total).scatter_add_(1, targets[rows, None], -share).to(weight.dtype)
-                grad_hidden[rows] = grad_logits @ weight
-                grad_weight += grad_logits.T @ hidden[rows]
-        if grad_hidden is not None and grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+            gradients = ctx.gradients and (ctx.gradients[0][rows], ctx.gradients[1])
+            losses[rows] = _chunk(hidden[rows], weight, targets[rows], relative[rows], gradients)
+        ctx.dtype = weight.dtype
         ctx.mark_non_differentiable(losses)
         return torch.dot(losses, row_weights), losses
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were handed over already; compute the loss again")
+        grad_hidden, grad_weight = ctx.gradients
+        ctx.gradients = None  # handed over, not copied: the head's is as large as the head
+        scale = grads[0] * ctx.unit
+        return grad_hidden.mul_(scale), grad_weight.mul_(scale).to(ctx.dtype), None, None, None
 
 
 def weighted_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +87,8 @@ def weighted_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, row_
         row_weights: [T], FP32.
 
     Returns:
-        The weighted sum, FP32 scalar, differentiable in `hidden` and `weight`; and each row's loss, FP32 [T], detached.
+        The weighted sum, FP32 scalar, differentiable once in `hidden` and `weight`, by one backward pass; and each row's loss,
+        FP32 [T], detached.
     """
     wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)  # unknown inside a Function
     total, losses = _ChunkedCrossEntropy.apply(hidden, weight, targets, row_weights, wanted)

@@ -1,7 +1,8 @@
 """GLM: a transformer that reads a context both ways and writes the blanks in it from left to right.
 
 The architecture of GLM-130B (paper 2.1, 2.3, Table 11) in one sitting: Post-LN DeepNorm, rotary positions over whole heads,
-GeGLU, biases everywhere but in the head, embedding tied to the head, FP32 softmax, embedding gradient shrink.
+GeGLU, biases everywhere but in the head, embedding tied to the head, FP32 softmax, embedding gradient shrink. What its authors
+tried beside it is a switch of `ModelConfig`; how attention is computed stands in model/attention.py.
 
 Shapes, in suffixes: B sequences, L positions, D hidden, H heads, K head width, F feed-forward width, V vocabulary,
 N blocks a sequence, T positions that carry a loss.
@@ -10,12 +11,14 @@ N blocks a sequence, T positions that carry a loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.attention import Attend, compute_dtype, prepare
 from model.config import ModelConfig
 from model.cross_entropy import weighted_cross_entropy
 
@@ -37,23 +40,6 @@ class Batch:
     position_ids: Tensor
     block_start: Tensor
     block_context: Tensor
-
-
-def attention_mask(block_start_BN: Tensor, block_context_BN: Tensor, length: int) -> Tensor:
-    """Which position may look at which, bool [B, 1, L, L].
-
-    Inside a block everybody sees the context, and the rest of the block sees itself causally; blocks do not see each
-    other (paper 2.2, Fig. 2). Padding behind the last block sees only itself, so that no row is empty.
-    """
-    position_L = torch.arange(length, device=block_start_BN.device)
-    block_BL = torch.searchsorted(block_start_BN[:, 1:].contiguous(), position_L.repeat(len(block_start_BN), 1), right=True)
-    context_end_BN = block_start_BN[:, :-1] + block_context_BN
-    context_end_BN = F.pad(context_end_BN, (0, 1))  # padding has no context
-    context_end_BL = context_end_BN.gather(1, block_BL)
-    same_BLL = block_BL[:, :, None] == block_BL[:, None, :]
-    context_BLL = position_L[None, None, :] < context_end_BL[:, :, None]
-    causal_LL = position_L[None, :] <= position_L[:, None]
-    return (same_BLL & (context_BLL | causal_LL))[:, None]
 
 
 class Rotary(nn.Module):
@@ -84,45 +70,28 @@ def rotate(x_BHLK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x_BHLK.dtype)
 
 
-_EXPLICIT_LENGTH = 512
-
-
-def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """softmax(q k^T / sqrt(K) + mask) v, [B, H, L, K], with the softmax in FP32; `mask` broadcasts to [B, H, L, L].
-
-    Short sequences on a CPU go through plain products, forward and backward in half of the time of torch's fused kernel
-    there; everything else through that kernel, which never holds the scores whole. They differ by the rounding of the
-    scores alone: plain products give them in the type of `q`, as the published code does, the kernel keeps them in FP32.
-    """
-    if q_BHLK.device.type != "cpu" or q_BHLK.shape[2] > _EXPLICIT_LENGTH:
-        return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, attn_mask=mask, dropout_p=dropout)
-    scores_BHLL = (q_BHLK * q_BHLK.shape[-1] ** -0.5) @ k_BHLK.transpose(-1, -2) + mask
-    shares_BHLL = torch.softmax(scores_BHLL, dim=-1, dtype=torch.float32).to(v_BHLK.dtype)
-    return F.dropout(shares_BHLL, dropout) @ v_BHLK if dropout else shares_BHLL @ v_BHLK
-
-
 class Attention(nn.Module):
     """Multi-head attention with the fused, per-head interleaved projection of the released weights.
 
-    Rows of `query_key_value` are [head 0: q, k, v][head 1: q, k, v]... The published query-key layer scaling (divide q
-    by the layer number, multiply back inside the FP32 softmax) is the identity in exact arithmetic and guards FP16
-    alone; the softmax is in FP32 here too (paper 2.3 names that as the decisive stabiliser).
+    Rows of `query_key_value` are [head 0: q, k, v][head 1: q, k, v]... The softmax is in FP32 whatever computes it (paper 2.3
+    names that as the decisive stabiliser). `number` counts layers from 1, for the query-key layer scaling.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
         self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
+        self.layer_scale = float(number) if config.query_key_layer_scaling else 1.0
         self.query_key_value = nn.Linear(config.hidden, 3 * config.hidden)
         self.dense = nn.Linear(config.hidden, config.hidden)
 
-    def forward(self, x_BLD: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """[B, L, D] -> [B, L, D]; `mask` [B, 1, L, L] is added to the scores: 0 or minus infinity."""
-        B, L, D = x_BLD.shape
+    def forward(self, x_BLD: Tensor, attend: Attend, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        B, L, _ = x_BLD.shape
         qkv = self.query_key_value(x_BLD).view(B, L, self.heads, 3 * self.head_dim).transpose(1, 2)
         q, k, v = qkv.chunk(3, dim=-1)
         dropout = self.dropout if self.training else 0.0
-        y_BHLK = attend(rotate(q, *rotary), rotate(k, *rotary), v, mask, dropout)
-        out: Tensor = self.dense(y_BHLK.transpose(1, 2).reshape(B, L, D))
+        y_BHLK = attend(rotate(q, *rotary), rotate(k, *rotary), v, dropout, self.layer_scale)
+        out: Tensor = self.dense(y_BHLK.transpose(1, 2).flatten(2))
         return out
 
 
@@ -142,54 +111,109 @@ class GeGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """DeepNorm as Post-LN: the LayerNorm's output is both the sub-layer's input and, times alpha, the skip path."""
+    """Attention and feed-forward network, each added to a skip path, with LayerNorms where `NORMS` puts them.
 
-    def __init__(self, config: ModelConfig) -> None:
+    As published, DeepNorm in the form of a Post-LN: the LayerNorm's output is both the sub-layer's input and, times alpha, the
+    skip path, and the LayerNorm of the next sub-layer completes it.
+    """
+
+    def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
-        self.alpha, self.dropout = config.alpha, config.dropout
-        self.input_layernorm = nn.LayerNorm(config.hidden, config.norm_eps)
-        self.attention = Attention(config)
-        self.post_attention_layernorm = nn.LayerNorm(config.hidden, config.norm_eps)
-        self.mlp = GeGLU(config)
+        place, self.dropout = config.placement, config.dropout
+        self.normed_skip, self.alpha = place.normed_skip, config.alpha if place.scaled_skip else 1.0
 
-    def forward(self, x_BLD: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """[B, L, D] -> [B, L, D], un-normalised: the next LayerNorm completes the Post-LN."""
+        def layernorm(wanted: bool = True) -> nn.Module:
+            return nn.LayerNorm(config.hidden, config.norm_eps) if wanted else nn.Identity()
+
+        self.input_layernorm = layernorm()
+        self.attention = Attention(config, number)
+        self.attention_output_layernorm = layernorm(place.normed_output)
+        self.post_attention_layernorm = layernorm()
+        self.mlp = GeGLU(config)
+        self.mlp_output_layernorm = layernorm(place.normed_output)
+
+    def forward(self, x_BLD: Tensor, attend: Attend, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, L, D] -> [B, L, D], not yet normalised."""
         h = self.input_layernorm(x_BLD)
-        y = self.alpha * h + F.dropout(self.attention(h, mask, rotary), self.dropout, self.training)
+        attended = F.dropout(self.attention(h, attend, rotary), self.dropout, self.training)
+        y = self.alpha * (h if self.normed_skip else x_BLD) + self.attention_output_layernorm(attended)
         z = self.post_attention_layernorm(y)
-        return self.alpha * z + F.dropout(self.mlp(z), self.dropout, self.training)
+        fed = F.dropout(self.mlp(z), self.dropout, self.training)
+        out: Tensor = self.alpha * (z if self.normed_skip else y) + self.mlp_output_layernorm(fed)
+        return out
+
+
+def shrink_gradient(x: Tensor, alpha: float) -> Tensor:
+    """`x`, whose gradient is multiplied by alpha: the published embedding gradient shrink, EGS (paper 2.3)."""
+    return x if alpha == 1.0 else x * alpha + x.detach() * (1 - alpha)
 
 
 class GLM(nn.Module):
-    """The whole model. `embedding_gradient_shrink` is EGS's alpha (paper 2.3); a schedule may change it while training."""
+    """The whole model.
+
+    Attributes:
+        embedding_gradient_shrink: EGS's alpha; a schedule may change it while training.
+        shrink_logit_gradient: whether that holds for the embedding's use as the head too.
+        attention_backend: one of `model.attention.BACKENDS`.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding_gradient_shrink = 1.0
+        self.embedding_gradient_shrink, self.shrink_logit_gradient = 1.0, config.shrink_logit_gradient
+        self.attention_backend = "auto"
         self.word_embeddings = nn.Embedding(config.vocabulary, config.hidden)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.embedding_layernorm = nn.LayerNorm(config.hidden, config.norm_eps) if config.embedding_norm else nn.Identity()
+        self.layers = nn.ModuleList(Block(config, number) for number in range(1, config.layers + 1))
         self.final_layernorm = nn.LayerNorm(config.hidden, config.norm_eps)
+        if not config.tied_embeddings:
+            self.head = nn.Embedding(config.vocabulary, config.hidden)
         self.rotary = Rotary(config)
 
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """What the first block reads, [B, L, D]."""
+        x_BLD = shrink_gradient(self.word_embeddings(input_ids), self.embedding_gradient_shrink)
+        return F.dropout(self.embedding_layernorm(x_BLD), self.config.dropout, self.training)
+
     def hidden_states(self, batch: Batch) -> Tensor:
-        """Outputs of the final LayerNorm, [B, L, D]."""
-        x_BLD = self.word_embeddings(batch.input_ids)
-        alpha = self.embedding_gradient_shrink
-        if alpha < 1.0:
-            x_BLD = x_BLD * alpha + x_BLD.detach() * (1 - alpha)
-        x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)
-        visible = attention_mask(batch.block_start, batch.block_context, x_BLD.shape[1])
-        mask = torch.zeros_like(visible, dtype=x_BLD.dtype).masked_fill_(~visible, -torch.inf)  # once, not once a layer
-        rotary = self.rotary(batch.position_ids)
+        """Outputs of the final LayerNorm, [B, L, D].
+
+        Raises:
+            ValueError: `attention_backend` cannot run here.
+        """
+        x_BLD = self.embed(batch.input_ids)
+        surroundings = self.surroundings(x_BLD, batch.position_ids, batch.block_start, batch.block_context)
         for layer in self.layers:
-            x_BLD = layer(x_BLD, mask, rotary)
+            x_BLD = layer(x_BLD, *surroundings)
         out: Tensor = self.final_layernorm(x_BLD)
         return out
 
+    def surroundings(
+        self, x_BLD: Tensor, position_ids: Tensor, block_start: Tensor, block_context: Tensor
+    ) -> tuple[Attend, tuple[Tensor, Tensor]]:
+        """What every block takes of a batch beside `x_BLD`: who sees whom, and the rotary tables of its positions.
+
+        Raises:
+            ValueError: `attention_backend` cannot run here.
+        """
+        attend = prepare(
+            self.attention_backend,
+            block_start,
+            block_context,
+            length=x_BLD.shape[1],
+            dtype=compute_dtype(x_BLD),
+            dropout=self.config.dropout if self.training else 0.0,
+        )
+        return attend, self.rotary(position_ids)
+
+    def head_weight(self) -> Tensor:
+        """[V, D]: the embedding, unless it is not tied."""
+        table = self.word_embeddings if self.config.tied_embeddings else self.head
+        return shrink_gradient(table.weight, self.embedding_gradient_shrink if self.shrink_logit_gradient else 1.0)
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores over the vocabulary, FP32 [..., V]; the head is the embedding, without bias."""
-        return F.linear(hidden, self.word_embeddings.weight).float()
+        """Scores over the vocabulary, FP32 [..., V]; the head has no bias."""
+        return F.linear(hidden, self.head_weight()).float()
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Training loss (scalar), and detached: each target's loss [T] and its flat position in [B * L], [T].
@@ -198,44 +222,58 @@ class GLM(nn.Module):
         loss never reach the head: in GLM most of a sequence is context.
         """
         hidden = self.hidden_states(batch).flatten(0, 1)
-        targets = batch.target_ids.flatten()
-        where_T = torch.nonzero(targets >= 0).squeeze(-1)
-        sequence_T = where_T // batch.input_ids.shape[1]
-        count_B = torch.bincount(sequence_T, minlength=len(batch.input_ids))
-        row_weights = 1.0 / (count_B[sequence_T] * (count_B > 0).sum())
-        loss, losses_T = weighted_cross_entropy(
-            hidden[where_T], self.word_embeddings.weight, targets[where_T], row_weights.float()
-        )
+        where_T, targets_T, weights_T = loss_rows(batch.target_ids)
+        loss, losses_T = weighted_cross_entropy(hidden[where_T], self.head_weight(), targets_T, weights_T)
         return loss, losses_T, where_T
+
+
+def loss_rows(target_ids_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where targets stand among the B * L positions, their ids, and their weights in the loss (FP32), [T] each."""
+    targets = target_ids_BL.flatten()
+    where_T = torch.nonzero(targets >= 0).squeeze(-1)
+    sequence_T = where_T // target_ids_BL.shape[1]
+    count_B = torch.bincount(sequence_T, minlength=len(target_ids_BL))
+    weights_T = 1.0 / (count_B[sequence_T] * (count_B > 0).sum())
+    return where_T, targets[where_T], weights_T.float()
 
 
 @torch.no_grad()
 def initialise(model: GLM, seed: int) -> None:
-    """DeepNorm's published init, from a generator of its own: Xavier normal, biases zero, LayerNorms one and zero.
+    """Give every parameter its first value, see `initial_weights`."""
+    parameters = dict(model.named_parameters())
+    for name, weight in initial_weights(model.config, seed):
+        parameters[name].copy_(weight)
 
-    Gain 1 for queries, keys and the embedding, beta for values, attention output and all feed-forward matrices, with the
-    fans of each logical matrix (paper 2.1; facts 1.3). The published code gave the gains to the wrong rows of the
-    interleaved projection; the paper is followed here.
+
+def initial_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """First values of all parameters by name, FP32, one after the other: Xavier normal, biases zero, LayerNorms one and zero.
+
+    With DeepNorm as published: gain 1 for queries, keys and the embedding, beta for values, attention output and all
+    feed-forward matrices, with the fans of each logical matrix (paper 2.1; facts 1.3). The published code gave the gains to
+    the wrong rows of the interleaved projection; the paper is followed here. Other norms: see `NORMS`.
     """
-    config, generator = model.config, torch.Generator().manual_seed(seed)
-    width, inner = config.hidden, config.ffn
+    generator = torch.Generator().manual_seed(seed)
+    width, inner, table = config.hidden, config.ffn, (config.vocabulary, config.hidden)
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in GLM(config).named_parameters()}
 
-    def xavier(weight: Tensor, gain: float, fan_in: int, fan_out: int) -> None:
-        std = gain * math.sqrt(2.0 / (fan_in + fan_out))
-        weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    def xavier(matrix: str, fans: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
+        gain = config.beta if matrix in config.placement.scaled else 1.0
+        return torch.randn(shape, generator=generator) * (gain * math.sqrt(2.0 / sum(fans)))
 
-    xavier(model.word_embeddings.weight, 1.0, width, config.vocabulary)
-    for layer in model.layers:
-        assert isinstance(layer, Block)
-        qkv = layer.attention.query_key_value.weight.view(config.heads, 3, config.head_dim, width)
-        for part, gain in enumerate((1.0, 1.0, config.beta)):
-            xavier(qkv[:, part], gain, width, width)
-        xavier(layer.attention.dense.weight, config.beta, width, width)
-        xavier(layer.mlp.dense_h_to_4h.weight[:inner], config.beta, width, inner)
-        xavier(layer.mlp.dense_h_to_4h.weight[inner:], config.beta, width, inner)
-        xavier(layer.mlp.dense_4h_to_h.weight, config.beta, inner, width)
-    for name, parameter in model.named_parameters():
+    yield "word_embeddings.weight", xavier("embedding", table, table)
+    for number in range(config.layers):
+        layer, square, heads = f"layers.{number}", (width, width), (config.heads, config.head_dim, width)
+        qkv = [xavier(part, square, heads) for part in ("query", "key", "value")]
+        yield f"{layer}.attention.query_key_value.weight", torch.stack(qkv, dim=1).reshape(3 * width, width)
+        yield f"{layer}.attention.dense.weight", xavier("dense", square, square)
+        halves = [xavier("dense_h_to_4h", (inner, width), (inner, width)) for _ in range(2)]
+        yield f"{layer}.mlp.dense_h_to_4h.weight", torch.cat(halves)
+        yield f"{layer}.mlp.dense_4h_to_h.weight", xavier("dense_4h_to_h", (inner, width), (width, inner))
+    if not config.tied_embeddings:
+        yield "head.weight", xavier("head", table, table)
+    for name, shape in shapes.items():
         if name.endswith(".bias"):
-            parameter.zero_()
+            yield name, torch.zeros(shape)
         elif "layernorm" in name:
-            parameter.fill_(1.0)
+            yield name, torch.ones(shape)

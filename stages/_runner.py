@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import yaml
 
 from stages import _manifest, _storage
-from stages._engine import Engine, EngineSettings, read_settings
+from stages._engine import Engine, EngineSettings, read_settings, without_pandas
 from stages._errors import StageError
 from stages._params import ParamsError, load_section, to_plain
 from stages._sandbox import Sandbox
@@ -236,8 +236,13 @@ def stage_entry(root: Path, stage: str) -> tuple[list[str], str]:
     return list(stages[stage].get("deps", [])), outs[0]
 
 
-def run_stage(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[str, Any]]) -> None:
-    """Run `stage` in the current folder, then leave the process: status 0, or 1 with one line that says what is wrong."""
+def run_stage(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[str, Any]], *, pandas: bool = False) -> None:
+    """Run `stage` in the current folder, then leave the process: status 0, or 1 with one line that says what is wrong.
+
+    A stage that works with frames says so by `pandas`; for the others the library is not there (see `without_pandas`).
+    """
+    if not pandas:
+        without_pandas()
     try:
         execute(stage, params_class, run, Path.cwd())
     except (StageError, ParamsError) as error:

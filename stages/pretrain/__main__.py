@@ -45,6 +45,10 @@ def _job(params: Params, io: StageIO, scratch: Any) -> Any:
     vocabulary = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["padded_size"]
     if facts["samples_per_epoch"] < 1:
         raise StageError("there is no sample to train on", file="data/pack/pack.json", remedy="give the corpus more text")
+    try:
+        params.plan.check_vocabulary(vocabulary)
+    except ValueError as error:
+        raise StageError(str(error), file="data/tokenizer/tokenizer.json") from error
     return Job(
         params=params,
         config=params.model.with_data(vocabulary, facts["sequence_length"]),
@@ -61,14 +65,17 @@ def _job(params: Params, io: StageIO, scratch: Any) -> Any:
 
 
 def _launch(params: Params, job: Any) -> None:
+    from model.parallel.plan import PlanError
+    from stages.pretrain.launch import run_ranks
     from stages.pretrain.trainer import train
 
-    if params.data_parallel == 1:
-        train(0, job)
-        return
-    import torch.multiprocessing
-
-    torch.multiprocessing.spawn(train, args=(job,), nprocs=params.data_parallel)
+    try:
+        if params.plan.world == 1:
+            train(0, job)
+        else:
+            run_ranks(train, job, params.plan.world)
+    except PlanError as error:
+        raise StageError(str(error)) from error
 
 
 def _drop_other_scratch(io: StageIO, keep: str) -> None:

@@ -1,16 +1,35 @@
-"""The DeepSpeed engine, with every default that matters written out, and its state as plain tensors."""
+"""What runs a plan: one step over micro-batches, weights, state. The trainer above does not know which plan it is.
+
+Two engines of DeepSpeed stand behind these few verbs: the plain one, with ZeRO-1, 2 or 3 over copies of the whole model, and
+the pipeline engine wherever the model itself is spread. Every default that matters is written out.
+"""
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.config import ModelConfig
+from model.glm import GLM, Batch, initial_weights, initialise
+from model.parallel.collectives import TensorGroup
+from model.parallel.parallelize import checkpoint_blocks, fill, stage_model, tensor_group
+from model.parallel.plan import PlanError, check_config
 from stages.pretrain.settings import Params
+
+Losses = tuple[Tensor, Tensor, Tensor]
+QUANTITIES = ("master", "exp_avg", "exp_avg_sq")
+_STATE = ("exp_avg", "exp_avg_sq", "step")
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+_TIMEOUT = datetime.timedelta(minutes=30)  # of a collective: others wait while rank 0 writes a checkpoint
 
 
 def prepare_environment(scratch: Path) -> None:
@@ -29,9 +48,17 @@ def start_process_group(rank: int, world: int, rendezvous: Path) -> None:
     # Otherwise `init_distributed` compiles a shared-memory op with the C++ compiler, for a minute, for no gain here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(
-        backend, auto_mpi_discovery=False, init_method=f"file://{rendezvous}", rank=rank, world_size=world, verbose=False
+        backend,
+        auto_mpi_discovery=False,
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=world,
+        timeout=_TIMEOUT,
+        verbose=False,
     )
 
 
@@ -43,48 +70,160 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-class Engine:
-    """One rank's DeepSpeed engine: a training step over micro-batches, and save/load of its state without pickle."""
+def check_machine(precision: str) -> None:
+    """Refuse a number format that this machine does not compute in.
 
-    def __init__(self, model: nn.Module, params: Params) -> None:
+    Raises:
+        PlanError: says what to set.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise PlanError(
+            "precision fp16 is refused: this machine does not compute in it (a GPU does, or a CPU with avx512_fp16). "
+            "Set precision: bf16"
+        )
+
+
+def build_engine(config: ModelConfig, params: Params, rank: int) -> Engine:
+    """The engine of rank `rank`, its weights drawn from `params.seed`; on every rank, a collective call.
+
+    Raises:
+        PlanError: the plan cannot run, with this model or on this machine.
+    """
+    return PipelineEngine(config, params, rank) if params.plan.staged else Engine(config, params, rank)
+
+
+class Engine:
+    """One rank of a plan that gives each rank the whole model.
+
+    Attributes:
+        model: the GLM that this rank runs: all of it, or its stage with its parts of the matrices.
+        place: where the rank stands in the plan.
+    """
+
+    def __init__(self, config: ModelConfig, params: Params, rank: int) -> None:
+        check_config(params.plan, config)
+        check_machine(params.precision)
+        self.plan, self.place, self._params = params.plan, params.plan.place(rank), params
+        self.model = self._model(config, rank)
+        self.set_embedding_gradient_shrink(params.embedding_gradient_shrink)
+        self._engine, self._optimizer = self._start(self.model)
+
+    def _model(self, config: ModelConfig, rank: int) -> GLM:
+        model = GLM(config)
+        initialise(model, self._params.seed)
+        if self.plan.activation_checkpointing:
+            checkpoint_blocks(model)
+        return model
+
+    def _start(self, module: nn.Module) -> tuple[Any, Any]:
+        """DeepSpeed's engine and its optimizer."""
         import deepspeed
 
-        settings = params.optimizer
+        settings = self._params.optimizer
         optimizer = torch.optim.AdamW(
-            parameter_groups(model, settings.weight_decay),
+            parameter_groups(self.model, settings.weight_decay),
             lr=settings.peak_lr,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
             fused=True,
         )
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=deepspeed_config(params), dist_init_required=False
+        if self.plan.zero_stage == 3:  # the head's matrix is used outside of its own module
+            table = self.model.word_embeddings if self.model.config.tied_embeddings else self.model.head
+            deepspeed.zero.register_external_parameter(self.model, table.weight)
+        engine, optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=deepspeed_config(self._params), dist_init_required=False
         )
+        return engine, optimizer
 
-    def set_batch(self, batch_size: int, lr: float) -> int:
-        """Set this step's global batch and learning rate; returns the number of micro-batches a rank has to feed."""
-        if batch_size != self._engine.train_batch_size():
-            self._engine.set_train_batch_size(batch_size)
+    def set_embedding_gradient_shrink(self, alpha: float) -> None:
+        """EGS's alpha from the next step on."""
+        self.model.embedding_gradient_shrink = alpha
+
+    def train_step(self, micro_batches: Sequence[Batch], lr: float) -> list[Losses]:
+        """One update of the weights from this rank's share of a batch.
+
+        Args:
+            micro_batches: for each, sequences of this data-parallel rank; as many on every rank.
+            lr: learning rate of this step.
+
+        Returns:
+            What `GLM.forward` returns, for each micro-batch, on ranks that speak for their sequences; elsewhere nothing.
+        """
+        size = len(micro_batches) * self._params.micro_batch * self.plan.data
+        if size != self._engine.train_batch_size():
+            self._engine.set_train_batch_size(size)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        return int(self._engine.gradient_accumulation_steps())
+        return self._run([_on_device(batch, self._engine.device) for batch in micro_batches])
 
-    def micro_step(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """Forward and backward of one micro-batch; the last one of a step also updates the weights."""
-        outputs: tuple[Tensor, ...] = self._engine(*inputs)
-        self._engine.backward(outputs[0])
-        self._engine.step()
+    def _run(self, micro_batches: Sequence[Batch]) -> list[Losses]:
+        outputs = []
+        for batch in micro_batches:
+            loss, losses_T, where_T = self._engine(batch)
+            self._engine.backward(loss)
+            self._engine.step()  # the last one of a step updates the weights
+            outputs.append((loss.detach(), losses_T, where_T))
         return outputs
 
     def gradient_norm(self) -> float:
         """Global gradient norm of the last step, before clipping."""
         return float(self._engine.get_global_grad_norm())
 
-    def master_weights(self) -> dict[str, Tensor]:
-        """FP32 weights by parameter name; on every rank, a collective call."""
-        from deepspeed.utils import safe_get_full_fp32_param
+    def total(self, meter: Tensor) -> Tensor:
+        """Sum of all ranks' meters; a collective call."""
+        on_device = meter.to(self._engine.device)
+        dist.all_reduce(on_device)
+        return on_device.to(meter.device)
 
-        return {name: safe_get_full_fp32_param(p).clone() for name, p in self._engine.module.named_parameters()}
+    def shards(self, quantity: str = "master") -> dict[str, Tensor]:
+        """What this rank's model has of a quantity, FP32 by parameter name, whatever ZeRO spread; a collective call.
+
+        Args:
+            quantity: one of `QUANTITIES`; moments exist from the first step on.
+
+        Returns:
+            Parts of matrices and of the model, as `model.parallel.split` and `model.parallel.plan` cut them.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        read = safe_get_full_fp32_param
+        if quantity != "master":
+            self._link_moments()
+            read = partial(safe_get_full_optimizer_state, optim_state_key=quantity)
+        return {name: read(parameter).clone() for name, parameter in self.model.named_parameters()}
+
+    def whole(self, quantity: str = "master") -> dict[str, Tensor]:
+        """`shards` of all ranks put together: of the whole model, on every rank; a collective call."""
+        return self.shards(quantity)
+
+    def load_shards(self, shards: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Continue from the `shards` that a rank at this place has, whichever plan they come from.
+
+        Args:
+            shards: for each of `QUANTITIES`, tensors by parameter name.
+            steps: updates that the moments have seen.
+        """
+        for flat in self._flat():
+            count = torch.full((), float(steps), device=flat.device)
+            moments = {name: torch.zeros_like(flat.data) for name in QUANTITIES[1:]}
+            self._optimizer.optimizer.state[flat] = {"step": count, **moments}
+        self._link_moments()
+        for quantity in QUANTITIES:
+            for name, parameter in self.model.named_parameters():
+                _set_full(parameter, quantity, shards[quantity][name], self.place.data)
+        self._refresh()
+
+    def _link_moments(self) -> None:
+        """Let parameters know their moments anew: DeepSpeed does so once, in the first step and before the second group's."""
+        if self.plan.zero_stage < 3:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def master_weights(self) -> dict[str, Tensor]:
+        """FP32 weights of the whole model by parameter name; on every rank, a collective call."""
+        return self.whole()
 
     def state(self) -> dict[str, Tensor]:
         """This rank's share of masters and moments, by parameter group."""
@@ -92,34 +231,125 @@ class Engine:
         for index, flat in enumerate(self._flat()):
             state = self._optimizer.optimizer.state[flat]
             tensors[f"{index}.master"] = flat.data
-            tensors |= {f"{index}.{name}": state[name] for name in ("exp_avg", "exp_avg_sq", "step")}
+            tensors |= {f"{index}.{name}": state[name] for name in _STATE}
+        if self._params.precision == "fp16":
+            scaler = self._optimizer.loss_scaler
+            tensors["loss_scaler"] = torch.tensor([float(getattr(scaler, name)) for name in _SCALER], dtype=torch.float64)
         return tensors
 
-    def load_state(self, tensors: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
-        """Continue from `state()` and `master_weights()` of a run with the same parameters and world size."""
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Continue from `state()` of the same rank of the same plan; on every rank, a collective call."""
         for index, flat in enumerate(self._flat()):
             flat.data.copy_(tensors[f"{index}.master"])
-            self._optimizer.optimizer.state[flat] = {
-                name: tensors[f"{index}.{name}"].clone() for name in ("exp_avg", "exp_avg_sq", "step")
-            }
-        with torch.no_grad():
-            for name, parameter in self._engine.module.named_parameters():
-                parameter.copy_(weights[name])
+            self._optimizer.optimizer.state[flat] = {name: tensors[f"{index}.{name}"].clone() for name in _STATE}
+        if self._params.precision == "fp16":
+            scale, *counts = tensors["loss_scaler"].tolist()
+            for name, value in zip(_SCALER, (scale, *map(int, counts)), strict=True):
+                setattr(self._optimizer.loss_scaler, name, value)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Make the weights that the model computes with from the masters; a collective call."""
+        if self.plan.zero_stage < 3:
+            self._optimizer.update_lp_params()
+            return
+        for index in range(len(self._flat())):
+            self._optimizer._reassign_or_swap_out_partitioned_parameters(index)
+        if self._optimizer.persistent_parameters:  # small ones, which every rank keeps whole
+            for parameter in self._optimizer.persistent_parameters:
+                parameter.partition()
+            self._optimizer.persistent_parameters[0].all_gather(self._optimizer.persistent_parameters)
 
     def _flat(self) -> list[Tensor]:
-        flats: list[Tensor] = self._optimizer.single_partition_of_fp32_groups
+        name = "fp32_partitioned_groups_flat" if self.plan.zero_stage == 3 else "single_partition_of_fp32_groups"
+        if self._params.fp32_gradient_sums:
+            name = "fp32_groups_flat_partition"  # of another optimizer: DeepSpeed has one for FP32 sums beside BF16 weights
+        flats: list[Tensor] = getattr(self._optimizer, name)
         return flats
+
+
+class PipelineEngine(Engine):
+    """One rank of a plan that spreads the model over stages, each matrix over ranks, or both."""
+
+    _shapes: set[tuple[torch.Size, ...]] | None = None
+
+    def _model(self, config: ModelConfig, rank: int) -> GLM:
+        self._group: TensorGroup = tensor_group(self.plan, rank)
+        model = stage_model(config, self.plan, self.place.stage, self._group)
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        fill(model, initial_weights(config, self._params.seed), self._group, device)
+        return model
+
+    def _start(self, module: nn.Module) -> tuple[Any, Any]:
+        from model.parallel.pipeline import GLMPipeline
+
+        self._pipeline = GLMPipeline(self.model, self.plan, self._group)
+        return super()._start(self._pipeline)
+
+    def _run(self, micro_batches: Sequence[Batch]) -> list[Losses]:
+        from model.parallel.pipeline import feed
+
+        shapes = {tuple(tensor.shape for tensor in vars(batch).values()) for batch in micro_batches}
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:  # stages agree on them once; later ones would be read wrongly, or never arrive
+            raise ValueError(f"all micro-batches need the same shapes in a pipeline: {sorted(self._shapes | shapes)}")
+        self._engine.train_batch(feed(micro_batches))
+        losses = self._pipeline.take_losses()
+        return losses if self.place.tensor == 0 else []  # the group's other ranks say the same
+
+    def whole(self, quantity: str = "master") -> dict[str, Tensor]:
+        """`shards` of all ranks put together: of the whole model, on every rank; a collective call."""
+        return self._pipeline.gather(self.shards(quantity))
+
+
+def _set_full(parameter: nn.Parameter, quantity: str, value: Tensor, rank: int) -> None:
+    """Write data-parallel rank `rank`'s share of a full FP32 tensor into DeepSpeed's masters or moments."""
+    from deepspeed import utils
+
+    if not hasattr(parameter, "ds_tensor"):
+        if quantity == "master":
+            utils.safe_set_full_fp32_param(parameter, value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, quantity)
+        return
+    size = parameter.ds_tensor.numel()  # ZeRO-3: equal shares, the last one padded
+    share = torch.zeros(size, device=value.device)
+    mine = value.flatten()[rank * size : (rank + 1) * size]
+    share[: len(mine)] = mine
+    if quantity == "master":
+        utils.safe_set_local_fp32_param(parameter, share)
+    else:
+        utils.safe_set_local_optimizer_state(parameter, share, quantity)
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    tensors = (batch.input_ids, batch.target_ids, batch.position_ids, batch.block_start, batch.block_context)
+    return Batch(*(tensor.to(device) for tensor in tensors))
 
 
 def deepspeed_config(params: Params) -> dict[str, Any]:
     """DeepSpeed's settings. ZeRO-0 is never used: its BF16 path is another optimizer, with visibly other losses."""
+    zero: dict[str, Any] = {"stage": params.zero_stage}
+    if params.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = 10 * params.model.hidden  # biases and LayerNorms stay whole
     return {
         "train_micro_batch_size_per_gpu": params.micro_batch,
         "train_batch_size": params.batch_start,
         "gradient_clipping": params.optimizer.clip_norm,
-        "zero_optimization": {"stage": params.zero_stage},
-        "bf16": {"enabled": params.precision == "bf16"},
-        "fp16": {"enabled": False},
+        "zero_optimization": zero,
+        # Without the immediate update, a pipeline that sums in FP32 loses most of its first stages' gradients, without a word.
+        "bf16": {"enabled": params.precision == "bf16", "immediate_grad_update": params.fp32_gradient_sums},
+        "fp16": {  # as the run set it (facts 4.1), where the paper's Table 11 prints a window of 2,000
+            "enabled": params.precision == "fp16",
+            "loss_scale": 0,
+            "initial_scale_power": 16,
+            "loss_scale_window": 200,
+            "hysteresis": 2,
+            "min_loss_scale": 1,
+        },
+        # Blocks compute again by themselves (`checkpoint_blocks`); reentrant checkpointing fails behind integer inputs.
+        "pipeline": {"use_reentrant": False, "activation_checkpoint_interval": 0},
+        "data_types": {"grad_accum_dtype": "fp32" if params.fp32_gradient_sums else None},
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }

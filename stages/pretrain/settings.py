@@ -6,23 +6,29 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ledger.schedule import BatchRamp, LrSchedule
-from model.config import ModelConfig
+from model.config import NORMS, ModelConfig
+from model.parallel.plan import ParallelPlan
 from stages._params import NonNegative, OneOf, Positive, Range, Seed
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the model; vocabulary and sequence length come from the tokenizer and the packed data."""
+    """The model but for vocabulary and sequence length, which come from tokenizer and packed data; see `ModelConfig`."""
 
     layers: Positive
     hidden: Positive
     heads: Positive
     ffn: Positive
     dropout: Annotated[float, Range(0.0, 0.9)]
+    norm: Annotated[str, OneOf(*NORMS)] = "deepnorm"
+    embedding_norm: bool = False
+    tied_embeddings: bool = True
+    query_key_layer_scaling: bool = False
+    shrink_logit_gradient: bool = False
 
     def with_data(self, vocabulary: int, max_sequence: int) -> ModelConfig:
         """The complete model settings."""
-        return ModelConfig(self.layers, self.hidden, self.heads, self.ffn, vocabulary, max_sequence, self.dropout)
+        return ModelConfig(**vars(self), vocabulary=vocabulary, max_sequence=max_sequence)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Optimizer:
 class Params:
     """Section `pretrain`.
 
-    `threads` and `data_parallel` are tracked because they decide the order of floating-point sums, and so the bytes.
+    `threads` and the parallel degrees are tracked because they decide the order of floating-point sums, and so the bytes.
+    `fp32_gradient_sums` adds micro-batches up in FP32; without it, in `precision`, as published.
     """
 
     seed: Seed
@@ -63,16 +70,33 @@ class Params:
     checkpoint_every: Positive
     save_every: Positive
     embedding_gradient_shrink: Annotated[float, Range(0.0, 1.0)]
-    precision: Annotated[str, OneOf("bf16", "fp32")]
-    zero_stage: Annotated[int, OneOf(1, 2)]
-    data_parallel: Annotated[int, Range(1, 64)]
+    precision: Annotated[str, OneOf("bf16", "fp16", "fp32")]
+    zero_stage: Annotated[int, Range(0, 3)]
+    data_parallel: Annotated[int, Range(1, 65_536)]
     threads: Annotated[int, Range(1, 256)]
+    tensor_parallel: Annotated[int, Range(1, 1_024)] = 1
+    pipeline_parallel: Annotated[int, Range(1, 1_024)] = 1
+    activation_checkpointing: bool = False
+    fp32_gradient_sums: bool = False
 
     def __post_init__(self) -> None:
+        self.plan.check(self.model.layers, self.model.heads, self.model.ffn)
+        if self.fp32_gradient_sums and (self.precision != "bf16" or self.zero_stage != 1):
+            raise ValueError("fp32_gradient_sums is for precision bf16 and zero_stage 1 alone: set it to false")
         unit = self.micro_batch * self.data_parallel
-        for size in (self.batch_start, self.batch_end, self.batch_increment):
+        for name in ("batch_start", "batch_end", "batch_increment"):
+            size = getattr(self, name)
             if size % unit:
-                raise ValueError(f"batch sizes must be multiples of micro_batch * data_parallel = {unit}, found {size}")
+                raise ValueError(
+                    f"batch sizes must be multiples of micro_batch * data_parallel = {unit}, found {size}: set {name} to one"
+                )
+
+    @property
+    def plan(self) -> ParallelPlan:
+        """How the training is spread over processes."""
+        return ParallelPlan(
+            self.tensor_parallel, self.pipeline_parallel, self.data_parallel, self.zero_stage, self.activation_checkpointing
+        )
 
     def ramp(self) -> BatchRamp:
         """Batch size as a function of consumed samples."""

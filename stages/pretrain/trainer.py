@@ -1,4 +1,4 @@
-"""The training loop of one rank: order by formula, ramp, schedule, checkpoints, journal, resume."""
+"""The training loop of one rank, whatever plan runs: order by formula, ramp, schedule, checkpoints, journal, resume."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ledger.journal import Journal, Segment
 from ledger.plan import DataPlan
 from model.checkpoint import WEIGHTS, write_checkpoint
 from model.config import ModelConfig
-from model.glm import GLM, initialise
+from model.parallel.plan import Place
 from stages._manifest import canonical, sha256_file, write_atomic
 from stages._runner import Progress, StageError
 from stages.pretrain.data import PackedSamples
-from stages.pretrain.engine import Engine, prepare_environment, start_process_group
+from stages.pretrain.engine import build_engine, prepare_environment, start_process_group
 from stages.pretrain.settings import Params
 from stages.pretrain.state import LossLog, TrainingState
 
@@ -39,14 +39,13 @@ class Job:
 
 
 def train(rank: int, job: Job) -> None:
-    """Train to the last step as rank `rank` of `params.data_parallel`; entry point of every rank's process."""
+    """Train to the last step as rank `rank` of the plan; entry point of every rank's process."""
     prepare_environment(job.scratch)
     torch.set_num_threads(job.params.threads)
     torch.use_deterministic_algorithms(True)
     # A debugging aid, on by default, that costs a sixth of a CPU step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    world = job.params.data_parallel
-    start_process_group(rank, world, job.scratch / "rendezvous")
+    start_process_group(rank, job.params.plan.world, job.scratch / "rendezvous")
     try:
         Trainer(rank, job).run()
     finally:
@@ -59,10 +58,7 @@ class Trainer:
     def __init__(self, rank: int, job: Job) -> None:
         self.rank, self.job, self.params = rank, job, job.params
         self.samples = PackedSamples(job.packed)
-        model = GLM(job.config)
-        initialise(model, job.params.seed)
-        model.embedding_gradient_shrink = job.params.embedding_gradient_shrink
-        self.engine = Engine(model, job.params)
+        self.engine = build_engine(job.config, job.params, rank)
         self.state = TrainingState(job.scratch)
         self.journal = Journal.open(job.scratch / "journal.jsonl") if rank == 0 else None
         self.boundaries = job.plan.ramp.boundaries(job.plan.steps)
@@ -72,7 +68,7 @@ class Trainer:
         """Resume from the newest state, or start; then train to the end."""
         finished = self.state.newest() or 0
         if finished:
-            self.engine.load_state(*self.state.load(finished, self.rank))
+            self.engine.load_state(self.state.load(finished, self.rank)[0])
         dist.barrier()
         if self.rank != 0:
             for step in range(finished, self.job.plan.steps):
@@ -90,15 +86,13 @@ class Trainer:
     def _step(self, step: int, log: LossLog | None = None) -> dict[str, Any]:
         rows = self.job.plan.rows(step)
         lr = float(self.schedule.at(int(self.boundaries[step])))
-        micro_steps = self.engine.set_batch(len(rows), lr)
-        mine = rows.reshape(micro_steps, self.params.data_parallel, self.params.micro_batch)[:, self.rank]
-        torch.manual_seed(_step_seed(self.params.seed, step, self.rank))  # dropout depends on the step, not on resumes
+        mine = rows.reshape(-1, self.params.data_parallel, self.params.micro_batch)[:, self.engine.place.data]
+        torch.manual_seed(_step_seed(self.params.seed, step, self.engine.place))  # dropout depends on the step, not on resumes
         meter = torch.zeros(2 + 2 * 3, dtype=torch.float64)
-        for micro in mine:
-            loss, losses_T, where_T = self.engine.micro_step(self.samples.batch(micro))
-            meter += _measure(loss.detach(), losses_T, where_T, self.samples.kinds(micro), self.samples.length)
-        dist.all_reduce(meter)
-        row = self._row(step, lr, len(rows), meter)
+        losses = self.engine.train_step([self.samples.batch(micro) for micro in mine], lr)
+        for (loss, losses_T, where_T), micro in zip(losses, mine[: len(losses)], strict=True):  # some ranks have none
+            meter += _measure(loss, losses_T, where_T, self.samples.kinds(micro), self.samples.length)
+        row = self._row(step, lr, len(rows), self.engine.total(meter))
         if not np.isfinite(float(row["loss"])):
             raise StageError(
                 f"loss is {row['loss']} at step {step}", remedy="lower pretrain.optimizer.peak_lr or lengthen its warm-up"
@@ -171,7 +165,7 @@ class Trainer:
 
     def _size(self) -> str:
         config = self.job.config
-        return f"{config.layers} layers x {config.hidden}, {self.params.precision}, {self.params.data_parallel} rank(s)"
+        return f"{config.layers} layers x {config.hidden}, {self.params.precision}, {self.params.plan.world} rank(s)"
 
 
 def _measure(loss: Tensor, losses_T: Tensor, where_T: Tensor, kinds_B: NDArray[np.int64], length: int) -> Tensor:
@@ -181,6 +175,8 @@ def _measure(loss: Tensor, losses_T: Tensor, where_T: Tensor, kinds_B: NDArray[n
     return torch.cat([torch.tensor([float(loss), 1.0], dtype=torch.float64), sums, torch.bincount(kind_T, minlength=3)])
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+def _step_seed(seed: int, step: int, place: Place) -> int:
+    """Seed of a step's dropout: equal on the ranks that share matrices, another one for other sequences and other blocks."""
+    stage = f"/{place.stage}" if place.stage else ""
+    digest = hashlib.sha256(f"{seed}/{step}/{place.data}{stage}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -6,4 +6,4 @@ from stages._runner import run_stage
 from stages.validate import Params, run
 
 if __name__ == "__main__":
-    run_stage("validate", Params, run)
+    run_stage("validate", Params, run, pandas=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import cmath
+import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model.config import GLM_130B, ModelConfig
-from model.cross_entropy import weighted_cross_entropy
-from model.glm import GLM, Batch, attend, attention_mask, initialise, rotate
+from model.attention import attention_mask
+from model.checkpoint import read_model, write_checkpoint
+from model.config import GLM_130B, NORMS, ModelConfig
+from model.glm import GLM, Batch, Block, GeGLU, initialise, rotate
+from model.tokenizer import SPECIAL
+from tests.support.glm_batches import packed
 
 SMALL = ModelConfig(layers=2, hidden=48, heads=4, ffn=128, vocabulary=200, max_sequence=32)
 
@@ -46,25 +53,120 @@ def test_deepnorm_constants_are_the_published_ones() -> None:
     assert GLM_130B.beta == pytest.approx(0.0845154, abs=1e-7)
 
 
-def test_initial_standard_deviations_follow_the_paper() -> None:
-    config = ModelConfig(layers=2, hidden=256, heads=4, ffn=680, vocabulary=4096, max_sequence=32)
+# Gains by matrix: the paper's for DeepNorm (facts 1.3), plain Xavier for Post-LN, GPT-2's scaled outputs for the others.
+ONE, BETA = {"deepnorm": ("query", "key")}, {"pre": ("dense", "dense_4h_to_h"), "sandwich": ("dense", "dense_4h_to_h")}
+MATRICES = ("query", "key", "value", "dense", "linear half", "gate half", "dense_4h_to_h")
+
+
+def gain(norm: str, matrix: str, config: ModelConfig) -> float:
+    scaled = matrix not in ONE[norm] if norm in ONE else matrix in BETA.get(norm, ())
+    return (2 * config.layers) ** -0.5 if scaled else 1.0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_initial_standard_deviations_follow_the_sources(norm: str) -> None:
+    config = ModelConfig(2, 256, 4, 680, vocabulary=4096, max_sequence=32, norm=norm, tied_embeddings=False)
     model = GLM(config)
     initialise(model, seed=1)
-    layer, beta = model.layers[1], config.beta
-    qkv = layer.attention.query_key_value.weight.view(4, 3, 64, 256)
-    expected = [
-        (qkv[:, 0], math.sqrt(2 / 512)),
-        (qkv[:, 1], math.sqrt(2 / 512)),
-        (qkv[:, 2], beta * math.sqrt(2 / 512)),
-        (layer.attention.dense.weight, beta * math.sqrt(2 / 512)),
-        (layer.mlp.dense_h_to_4h.weight, beta * math.sqrt(2 / (256 + 680))),
-        (layer.mlp.dense_4h_to_h.weight, beta * math.sqrt(2 / (256 + 680))),
-        (model.word_embeddings.weight, math.sqrt(2 / (4096 + 256))),
-    ]
-    for weight, std in expected:
+    layer = model.layers[1]
+    assert isinstance(layer, Block)
+    qkv = layer.attention.query_key_value.weight.view(4, 3, 64, 256).unbind(1)
+    up = layer.mlp.dense_h_to_4h.weight
+    weights = (*qkv, layer.attention.dense.weight, up[:680], up[680:], layer.mlp.dense_4h_to_h.weight)
+    fans = [512] * 4 + [256 + 680] * 3
+    expected = [gain(norm, name, config) * math.sqrt(2 / fan) for name, fan in zip(MATRICES, fans, strict=True)]
+    table = math.sqrt(2 / (4096 + 256))
+    for weight, std in zip((*weights, model.word_embeddings.weight, model.head.weight), (*expected, table, table), strict=True):
         assert weight.std().item() == pytest.approx(std, rel=0.02)
         assert abs(weight.mean().item()) < 0.05 * std
-    assert all(not p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+    for name, parameter in model.named_parameters():
+        if "layernorm" in name or name.endswith("bias"):
+            assert (parameter == (0.0 if name.endswith("bias") else 1.0)).all(), name
+    assert not torch.equal(model.head.weight, model.word_embeddings.weight)
+
+
+def test_initial_standard_deviations_at_130b_are_the_published_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `initialise` multiplies standard normal numbers by, on the meta device, where nothing has a value (facts 1.3)."""
+    found: list[tuple[tuple[int, ...], float]] = []
+
+    class Drawn(torch.Tensor):
+        """Remembers its factor."""
+
+        def __mul__(self, std: float) -> torch.Tensor:  # type: ignore[override]
+            found.append((tuple(self.shape), std))
+            return torch.empty(self.shape, device="meta")
+
+    def randn(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        return torch.empty(shape, device="meta").as_subclass(Drawn)
+
+    one_layer = dataclasses.replace(GLM_130B, layers=1)
+    monkeypatch.setattr(ModelConfig, "beta", GLM_130B.beta)
+    monkeypatch.setattr(torch, "randn", randn)
+    with torch.device("meta"):
+        initialise(GLM(one_layer), seed=0)
+    heads, half = (96, 128, 12_288), (32_768, 12_288)
+    published = [
+        ((150_528, 12_288), 0.0035048), (heads, 0.0090211), (heads, 0.0090211), (heads, 0.00076242),
+        ((12_288, 12_288), 0.00076242), (half, 0.00056309), (half, 0.00056309), (half[::-1], 0.00056309),
+    ]  # fmt: skip
+    assert [shape for shape, _ in found] == [shape for shape, _ in published]
+    assert [std for _, std in found] == pytest.approx([std for _, std in published], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("norm", "embedding_norm", "layernorms"),
+    [("deepnorm", False, 141), ("post", False, 141), ("pre", False, 141), ("sandwich", False, 281), ("pre", True, 142)],
+)
+def test_number_of_layernorms_at_published_depth(norm: str, embedding_norm: bool, layernorms: int) -> None:
+    with torch.device("meta"):
+        model = GLM(ModelConfig(70, 64, 2, 16, 32, 8, norm=norm, embedding_norm=embedding_norm))
+    assert sum(isinstance(module, torch.nn.LayerNorm) for module in model.modules()) == layernorms
+
+
+def test_deepnorm_multiplies_the_skip_path_by_the_root_of_2n() -> None:
+    """With sub-layers that give nothing, a block is two LayerNorms, the second of alpha times the first, times alpha."""
+    block = Block(ModelConfig(layers=70, hidden=8, heads=1, ffn=8, vocabulary=9, max_sequence=8), number=1)
+    for parameter in (*block.attention.parameters(), *block.mlp.parameters()):
+        torch.nn.init.zeros_(parameter)
+    x = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
+    out = block(x, lambda q, k, v, dropout, layer: v, (torch.ones(1, 1, 3, 8), torch.zeros(1, 1, 3, 8)))
+    assert torch.allclose(out, math.sqrt(140) * F.layer_norm(x, (8,)), atol=1e-3)
+
+
+def test_geglu_has_its_linear_half_first() -> None:
+    """One unit: 3 x from the first half of the outputs, the exact GELU of 2 x from the second; tanh's GELU would differ."""
+    mlp = GeGLU(ModelConfig(layers=1, hidden=2, heads=1, ffn=1, vocabulary=9, max_sequence=8))
+    with torch.no_grad():
+        mlp.dense_h_to_4h.weight.copy_(torch.tensor([[3.0, 0.0], [2.0, 0.0]]))
+        mlp.dense_4h_to_h.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        mlp.dense_h_to_4h.bias.zero_()
+        mlp.dense_4h_to_h.bias.zero_()
+    for x in (-1.5, -0.3, 0.7, 1.1):
+        gelu = 2 * x * (1 + math.erf(2 * x / math.sqrt(2))) / 2
+        assert mlp(torch.tensor([x, 9.0]))[0].item() == pytest.approx(3 * x * gelu, abs=1e-6)
+
+
+def test_rotation_turns_pairs_half_a_head_apart() -> None:
+    """Against complex numbers: pair (k, k + K/2) at position p turns by p / 10000^(2k/K)."""
+    rotary, width = GLM(ModelConfig(1, 16, 1, 8, 16, 2048)).rotary, 16
+    x = torch.randn(width, generator=torch.Generator().manual_seed(1))
+    for position in (0, 1, 5, 2047):
+        cos, sin = rotary(torch.tensor([[position]]))
+        found = rotate(x.view(1, 1, 1, width), cos, sin).flatten().tolist()
+        for k in range(8):
+            turned = complex(x[k], x[k + 8]) * cmath.exp(1j * position * 10_000 ** (-2 * k / width))
+            assert (found[k], found[k + 8]) == pytest.approx((turned.real, turned.imag), abs=1e-5)
+
+
+def test_tokens_of_one_blank_are_told_apart_by_the_mask_alone() -> None:
+    """Inside a [MASK] block's blank all positions are equal, and yet each target sees another past."""
+    sample = packed(["mask"])
+    first, context = int(sample.block_start[0, 1]), int(sample.block_context[0, 0])
+    positions, targets = sample.position_ids[0, :first], sample.input_ids[0, :first]
+    blanks = [(positions[i], targets[i]) for i in range(context)]
+    assert all(blanks[p] == (p, SPECIAL.mask) for p in positions[context:].tolist()), "each target stands where its blank does"
+    rows = attention_mask(sample.block_start, sample.block_context, 64)[0, 0, context:first, :first]
+    assert rows.sum(1).tolist() == list(range(context + 1, first + 1))
 
 
 def test_mask_agrees_with_its_definition_position_by_position() -> None:
@@ -122,72 +224,25 @@ def test_loss_is_the_mean_of_sequence_means() -> None:
     assert where.tolist() == targets.flatten().nonzero().flatten().tolist()
 
 
-def test_chunked_cross_entropy_equals_the_plain_one_with_gradients() -> None:
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(700, 16, generator=generator, requires_grad=True)
-    weight = torch.randn(9000, 16, generator=generator, requires_grad=True)  # 233 rows a chunk: four chunks
-    targets = torch.randint(0, 9000, (700,), generator=generator)
-    rows = torch.rand(700, generator=generator)
-    total, losses = weighted_cross_entropy(hidden, weight, targets, rows)
-    (total * 3).backward()
-    found = hidden.grad, weight.grad
-    hidden.grad = weight.grad = None
-    plain = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
-    (plain @ rows * 3).backward()
-    assert torch.allclose(losses, plain, atol=1e-5)
-    for mine, theirs in zip(found, (hidden.grad, weight.grad), strict=True):
-        assert mine is not None
-        assert theirs is not None
-        assert torch.allclose(mine, theirs, atol=2e-5, rtol=1e-4)
+@pytest.mark.parametrize("changes", [*({"norm": name} for name in NORMS), {"embedding_norm": True}, {"tied_embeddings": False}])
+def test_a_checkpoint_of_every_variant_reads_back(changes: dict[str, object], tmp_path: Path) -> None:
+    model = GLM(dataclasses.replace(SMALL, **changes)).eval()
+    initialise(model, seed=3)
+    (tmp_path / "tokenizer").write_bytes(b"copied")
+    config = {"model": dataclasses.asdict(model.config)}
+    write_checkpoint(tmp_path / "checkpoint", model.state_dict(), config, tmp_path / "tokenizer")
+    read = read_model(tmp_path / "checkpoint")
+    assert read.config == model.config
+    assert torch.equal(read(batch())[0], model(batch())[0])
 
 
-def test_embedding_gradient_shrink_scales_the_input_side_and_no_value() -> None:
-    model, b = small_model(), batch()
-    full = model(b)[0]
-    full.backward()
-    whole = model.word_embeddings.weight.grad.clone()  # type: ignore[union-attr]
-    model.zero_grad()
-    model.embedding_gradient_shrink = 0.0
-    none = model(b)[0]
-    none.backward()
-    head_side = model.word_embeddings.weight.grad.clone()  # type: ignore[union-attr]
-    model.zero_grad()
-    model.embedding_gradient_shrink = 0.1
-    model(b)[0].backward()
-    assert none.item() == full.item()
-    shrunk = model.word_embeddings.weight.grad
-    assert shrunk is not None
-    assert torch.allclose(shrunk, head_side + 0.1 * (whole - head_side), atol=1e-9)
+def test_settings_of_a_checkpoint_from_before_the_switches_are_the_published_ones(tmp_path: Path) -> None:
+    sizes = {name: getattr(SMALL, name) for name in ("layers", "hidden", "heads", "ffn", "vocabulary", "max_sequence")}
+    (tmp_path / "config.json").write_text(json.dumps({"model": sizes}), encoding="utf-8")
+    assert ModelConfig.read(tmp_path / "config.json") == SMALL
 
 
-@pytest.mark.parametrize("length", [64, 640], ids=["plain products", "fused kernel"])
-def test_attention_equals_the_formula_and_its_softmax_is_fp32(length: int) -> None:
-    """FP32 within rounding; BF16 no further off than a softmax over scores of rounded inputs, and never a BF16 sum."""
-    generator = torch.Generator().manual_seed(2)
-    q, k, v = (torch.randn(2, 2, length, 32, generator=generator).bfloat16() * 3 for _ in range(3))
-    visible = torch.ones(length, length, dtype=torch.bool).tril()
-    mask = torch.zeros(length, length).masked_fill(~visible, -torch.inf)[None, None]
-    scores = (q.double() @ k.double().mT / math.sqrt(32)).masked_fill(~visible, -torch.inf)
-    exact = scores.softmax(-1) @ v.double()
-    full = attend(q.float(), k.float(), v.float(), mask, 0.0)
-    assert torch.allclose(full.double(), exact, atol=1e-4)  # scores reach 60 here: their own rounding
-    half = attend(q, k, v, mask.bfloat16(), 0.0)
-    assert half.dtype == torch.bfloat16
-    rounded = scores.bfloat16().double().softmax(-1).bfloat16().double() @ v.double()
-    assert (half.double() - exact).abs().mean() < 1.2 * (rounded.bfloat16().double() - exact).abs().mean()
-
-
-def test_dropout_falls_on_attention_shares() -> None:
-    """With dropout, the mean over many draws is the value without; with p = 0.5 a single draw is far from it."""
-    ones = torch.ones(1, 1, 8, 4)
-    mask = torch.zeros(1, 1, 8, 8)
-    torch.manual_seed(0)
-    draws = torch.stack([attend(ones, ones, ones, mask, 0.5)[0, 0, 0, 0] for _ in range(2000)])
-    assert draws.std() > 0.2
-    assert draws.mean() == pytest.approx(1.0, abs=0.03)
-
-
-@pytest.mark.parametrize("wrong", [{"hidden": 50}, {"layers": 0}, {"dropout": 1.0}])
+@pytest.mark.parametrize("wrong", [{"hidden": 50}, {"layers": 0}, {"dropout": 1.0}, {"norm": "rms"}])
 def test_impossible_sizes_are_refused(wrong: dict[str, float]) -> None:
     sizes = {"layers": 2, "hidden": 48, "heads": 4, "ffn": 8, "vocabulary": 9, "max_sequence": 8} | wrong
     with pytest.raises(ValueError, match="must be"):

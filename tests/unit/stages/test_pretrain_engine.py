@@ -1,0 +1,82 @@
+"""Settings that decide what runs: written out, refused with a sentence where they cannot be right."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.parallel.plan import PlanError
+from stages._params import ParamsError
+from stages.pretrain.engine import check_machine, deepspeed_config
+from tests.support.parallel_cases import params
+from tests.support.training import run_stage, training_project
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"zero_stage": 0}, r"zero_stage 0 is refused.*Set zero_stage: 1"),
+        ({"zero_stage": 2, "pipeline_parallel": 2}, r"zero_stage 2 is refused beside .*pipeline_parallel 2"),
+        ({"zero_stage": 3, "tensor_parallel": 2}, r"zero_stage 3 is refused beside tensor_parallel 2"),
+        ({"tensor_parallel": 3}, r"model\.heads 4 is no multiple of tensor_parallel 3"),
+        ({"pipeline_parallel": 5}, r"pipeline_parallel 5 is more than the 4 blocks"),
+        ({"data_parallel": 3}, r"multiples of micro_batch \* data_parallel = 3, found 4: set batch_start"),
+        ({"batch_end": 6, "data_parallel": 4}, r"= 4, found 6: set batch_end"),
+        ({"fp32_gradient_sums": True}, r"fp32_gradient_sums is for precision bf16 and zero_stage 1"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_starts(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        params(1.0, **changes)
+
+
+def test_a_vocabulary_that_does_not_fall_into_parts_is_refused_with_the_multiple_to_pad_to(tmp_path: Path) -> None:
+    done = run_stage(training_project(tmp_path, tensor_parallel=2))  # 128 rows
+    assert done.returncode == 1
+    assert "128 rows is no multiple of 256 = 128 x tensor_parallel 2. Set tokenizer.pad_multiple: 256" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_fp16_is_refused_where_the_machine_does_not_compute_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
+    with pytest.raises(PlanError, match=r"precision fp16 is refused.*Set precision: bf16"):
+        check_machine("fp16")
+    check_machine("bf16")
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+    check_machine("fp16")
+
+
+def test_every_default_that_changed_between_releases_is_written_out() -> None:
+    config = deepspeed_config(params(0.5, zero_stage=2, precision="bf16"))
+    assert config["gradient_clipping"] == 0.5
+    assert config["zero_optimization"] == {"stage": 2}
+    assert config["bf16"]["enabled"] and not config["fp16"]["enabled"]
+    assert config["pipeline"] == {"use_reentrant": False, "activation_checkpoint_interval": 0}
+    scale = deepspeed_config(params(0.5, precision="fp16"))["fp16"]
+    assert (scale["enabled"], 2 ** scale["initial_scale_power"], scale["loss_scale_window"]) == (True, 65_536, 200)
+
+
+def test_the_switch_against_the_shared_memory_op_is_still_there() -> None:
+    """Without it the first process group waits a minute for a compiler; DeepSpeed keeps it in an internal table."""
+    import deepspeed
+
+    assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
+
+
+def test_deepspeed_is_imported_in_two_corners_alone() -> None:
+    importing = set()
+    for room in ("model", "ledger", "stages", "pipelines"):
+        for file in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                if any(name.partition(".")[0] == "deepspeed" for name in names):
+                    importing.add(file.relative_to(ROOT).as_posix())
+    assert importing == {"model/parallel/pipeline.py", "stages/pretrain/engine.py"}
