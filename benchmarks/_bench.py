@@ -23,6 +23,7 @@ class Bench:
         work: scratch folder, thrown away.
         size: bytes of the planted corpus of each language.
         chain: bytes of both languages together that go through the whole chain.
+        scale: the same for the section that measures memory alone.
         rounds: interleaved rounds, of which the best counts.
         say: where progress goes.
     """
@@ -34,6 +35,7 @@ class Bench:
     chain: int
     rounds: int
     say: Callable[[str], None]
+    scale: int = 2**31
 
     @cached_property
     def planted(self) -> dict[str, Planted]:

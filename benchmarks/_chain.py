@@ -28,11 +28,11 @@ _RAW_SHARDS, _SHARDS, _WARM_BYTES = 4, 16, 1_000_000
 
 def rows(bench: Bench) -> list[Row]:
     """CPU seconds and memory of every stage, and whether workers change a byte."""
-    root = _make(bench, _raw(bench, _WARM_BYTES)[0])
+    root = make(bench, _raw(bench, _WARM_BYTES)[0])
     for _ in range(2):  # the first compiles the kernels, once and for all of this project
         started = sum(_project.run_stage(root, stage).cpu for stage in STAGES)
     raw, size = _raw(bench, bench.chain)
-    _configure(root, raw, bench.chain)
+    configure(root, raw, bench.chain)
     runs, hashes = {}, {}
     for workers in WORKERS:
         runs[workers] = {stage: _project.run_stage(root, stage, workers) for stage in (STAGES if workers == 1 else PARALLEL)}
@@ -87,16 +87,17 @@ def _raw(bench: Bench, size: int) -> tuple[Path, int]:
     return folder, total
 
 
-def _make(bench: Bench, raw: Path) -> Path:
+def make(bench: Bench, raw: Path) -> Path:
+    """A project of its own with the built project's tokenizer, whose corpus is `raw`."""
     root = _project.make(bench.work / "chain")
-    _configure(root, raw, _WARM_BYTES)
+    configure(root, raw, _WARM_BYTES)
     shutil.copytree(bench.project / "data/tokenizer", root / "data/tokenizer")
     (root / "data/instruct").mkdir()
     pq.write_table(SAMPLES.empty_table(), root / "data/instruct/samples.parquet")
     return root
 
 
-def _configure(root: Path, raw: Path, size: int) -> None:
+def configure(root: Path, raw: Path, size: int) -> None:
     """Laptop parameters, but the raw text, shards for every worker, and the published shape of a sequence, text alone."""
     published = yaml.safe_load((_project.ROOT / "profiles/130b.yaml").read_text(encoding="utf-8"))["pack"]
     _project.configure(

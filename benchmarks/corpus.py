@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks._bench import Bench
     from benchmarks._measure import Row
 
-SECTIONS = ("signatures", "clusters", "rules", "language", "crawl", "chain")
+SECTIONS = ("signatures", "clusters", "rules", "language", "crawl", "chain", "scale")
 
 
 def measure(bench: Bench, sections: list[str]) -> list[Row]:
@@ -51,7 +51,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mb", type=float, default=20.0, help="planted corpus of each language, in MB (full run: 100)")
     parser.add_argument("--chain-mb", type=float, default=20.0, help="text of the whole chain, in MB (full run: 200)")
     parser.add_argument("--rounds", type=int, default=4, help="interleaved rounds; the best counts")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure these sections alone")
+    parser.add_argument(
+        "--scale-mb", type=float, default=2**31 / 1e6, help="text of the section `scale`, in MB; 2 GiB"
+    )
+    usual = [section for section in SECTIONS if section != "scale"]  # which takes a quarter of an hour
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=usual, help="measure these sections; all but `scale`")
     return parser.parse_args()
 
 
@@ -70,6 +74,7 @@ def main() -> int:
             work=Path(work),
             size=int(chosen.mb * 1e6),
             chain=int(chosen.chain_mb * 1e6),
+            scale=int(chosen.scale_mb * 1e6),
             rounds=chosen.rounds,
             say=lambda message: print(f"corpus benchmark: {message}", file=sys.stderr, flush=True),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, NamedTuple
 
 from stages.corpus.params import Columns
 from stages.corpus.streams import Limits
@@ -13,8 +13,7 @@ from stages.corpus.streams import Limits
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One document as its file states it.
 
     Attributes:

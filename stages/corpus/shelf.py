@@ -128,7 +128,8 @@ class Shelf:
             return
         path = file.removeprefix(self.selector.prefix) + (f"#{record.fragment}" if record.fragment else "")
         doc_id = f"{self.source.id}/{path}"
-        size, problem = _measure(record)
+        text, problem = _encoded(record)
+        size = len(text)
         if problem is None and record.licence not in (None, *self._params.accepted_licences):
             problem = f"licence not accepted ({record.licence})"
         if problem is None and self._seen(doc_id):
@@ -151,7 +152,7 @@ class Shelf:
                 "author": record.author or self.source.author,
                 "date": record.date,
                 "raw_sha256": hashlib.sha256(record.raw).hexdigest(),
-                "text": record.text,
+                "text": text,
             }
         )
         self.tally.documents += 1
@@ -205,18 +206,18 @@ class Shelf:
         return False
 
 
-def _measure(record: Record) -> tuple[int, str | None]:
-    """The UTF-8 bytes of a record's text, and why it cannot be a document."""
+def _encoded(record: Record) -> tuple[bytes, str | None]:
+    """A record's text in UTF-8, and why it cannot be a document; bytes, as they are wanted twice: counted and written."""
     if record.problem is not None:
-        return 0, record.problem
-    if not record.text.strip():
-        return 0, "empty"
+        return b"", record.problem
+    if not record.text or record.text.isspace():
+        return b"", "empty"
     if "\x00" in record.text:
-        return 0, "binary (it holds the character U+0000)"
+        return b"", "binary (it holds the character U+0000)"
     stated = (record.fragment, record.title, record.author, record.date, record.url, record.licence, record.part)
     try:
         for value in filter(None, stated):
             value.encode()
-        return len(record.text.encode()), None
+        return record.text.encode(), None
     except UnicodeEncodeError:  # JSON can say it, UTF-8 cannot
-        return 0, "not Unicode text (half a surrogate pair)"
+        return b"", "not Unicode text (half a surrogate pair)"

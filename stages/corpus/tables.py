@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from stages.corpus.params import Columns
 from stages.corpus.records import PLAIN, Reading, Record, bounded_lines, newlines, oversized, tidy, undecodable
 from stages.corpus.warc import language
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 16 * 2**20  # of uncompressed columns, held at once
@@ -37,7 +40,7 @@ def read_jsonl(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
         except (ValueError, RecursionError) as error:
             yield Record(fragment, raw, "", problem=f"not valid JSON ({error})")
         else:
-            yield _record(fragment, raw, row, fields)
+            yield _record(fragment, raw, {name: _value(row, keys) for name, keys in fields.items()}, how.columns)
 
 
 def read_parquet(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
@@ -57,8 +60,9 @@ def read_parquet(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
         for group in range(first, last):
             sizes = meta.row_group(group)
             rows = sizes.num_rows * _BATCH_BYTES // max(1, sizes.total_byte_size)
-            for batch in file.iter_batches(min(_BATCH_ROWS, max(1, rows)), row_groups=[group], columns=columns):
-                yield from _rows(batch.to_pylist(), number, how)
+            rows = min(_BATCH_ROWS, max(1, rows))
+            for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+                yield from _rows(batch, number, how)
                 number += batch.num_rows
 
 
@@ -79,9 +83,9 @@ def read_arrow(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
         columns = _selection(schema.names, how.columns)
         for batch in batches:
             for start in range(0, batch.num_rows, _BATCH_ROWS):
-                rows = batch.select(columns).slice(start, _BATCH_ROWS).to_pylist()
+                rows = batch.select(columns).slice(start, _BATCH_ROWS)
                 yield from _rows(rows, number, how)
-                number += len(rows)
+                number += rows.num_rows
 
 
 @contextmanager
@@ -113,15 +117,24 @@ def _selection(present: list[str], columns: Columns) -> list[str]:
     return list(dict.fromkeys(roots))
 
 
-def _rows(rows: Iterable[dict[str, Any]], before: int, how: Reading) -> Iterator[Record]:
-    fields = _fields(how.columns)
-    for number, row in enumerate(rows, before + 1):
-        value = _value(row, fields["text"])
-        raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else b""
+def _rows(batch: pa.RecordBatch, before: int, how: Reading) -> Iterator[Record]:
+    columns, size = batch.to_pydict(), batch.num_rows
+    values = {name: _column(columns, keys, size) for name, keys in _fields(how.columns).items()}
+    for number, row in enumerate(zip(*values.values(), strict=True), before + 1):
+        fields = dict(zip(values, row, strict=True))
+        text = fields["text"]
+        raw = text.encode() if isinstance(text, str) else b""
         if len(raw) > how.max_record_bytes:
             yield oversized(str(number), len(raw), how.max_record_bytes)
         else:
-            yield _record(str(number), raw, row, fields)
+            yield _record(str(number), raw, fields, how.columns)
+
+
+def _column(columns: dict[str, list[Any]], keys: tuple[str, ...], size: int) -> list[Any]:
+    """What `keys` lead to in each of `size` rows."""
+    if not keys or keys[0] not in columns:
+        return [None] * size
+    return [_value(value, keys[1:]) for value in columns[keys[0]]] if keys[1:] else columns[keys[0]]
 
 
 def _fields(columns: Columns) -> Fields:
@@ -129,25 +142,25 @@ def _fields(columns: Columns) -> Fields:
     return {name: tuple(path.split(".")) if path else () for name, path in vars(columns).items()}
 
 
-def _record(number: str, raw: bytes, row: Any, fields: Fields) -> Record:
-    text = _value(row, fields["text"])
+def _record(number: str, raw: bytes, fields: dict[str, Any], columns: Columns) -> Record:
+    """The record of what a row holds in each field."""
+    text = fields["text"]
     if not isinstance(text, str):
-        return Record(number, raw, "", problem=f"no string field {'.'.join(fields['text'])!r}")
-    stated = {name: _stated(row, keys) for name, keys in fields.items() if keys and name != "text"}
-    name, part = stated.get("id"), stated.get("part")
-    if fields["id"] and name is None:
-        return Record(number, raw, "", problem=f"no field {'.'.join(fields['id'])!r}")
+        return Record(number, raw, "", problem=f"no string field {columns.text!r}")
+    name, part = _stated(fields["id"]), _stated(fields["part"])
+    if columns.id and name is None:
+        return Record(number, raw, "", problem=f"no field {columns.id!r}")
     fragment = name or number
     return Record(
         fragment=f"{part}/{fragment}" if part else fragment,
         raw=raw,
         text=tidy(newlines(text)),
-        title=stated.get("title"),
-        author=stated.get("author"),
-        date=stated.get("date"),
-        url=stated.get("url"),
-        lang=language(stated.get("lang")),
-        licence=stated.get("licence"),
+        title=_stated(fields["title"]),
+        author=_stated(fields["author"]),
+        date=_stated(fields["date"]),
+        url=_stated(fields["url"]),
+        lang=language(_stated(fields["lang"])),
+        licence=_stated(fields["licence"]),
         part=part,
     )
 
@@ -158,6 +171,5 @@ def _value(row: Any, keys: tuple[str, ...]) -> Any:
     return row
 
 
-def _stated(row: Any, keys: tuple[str, ...]) -> str | None:
-    value = _value(row, keys)
+def _stated(value: Any) -> str | None:
     return None if value is None or isinstance(value, (dict, list)) else str(value)

@@ -23,7 +23,7 @@ from stages.decontaminate.params import HELDOUT, Params
 from stages.decontaminate.scan import HELDOUT_SIDE, REMOVED, TRAIN
 from stages.decontaminate.split import split
 
-SIDES = {"train": TRAIN, HELDOUT: HELDOUT_SIDE}
+Counts = dict[str, dict[str, int]]  # of documents and bytes, by source
 _ENTRIES = pa.schema([("doc_id", pa.large_string()), ("source", pa.string()), ("bytes", pa.int64())])
 
 
@@ -52,6 +52,7 @@ class Part:
 
     shard: str
     output: str
+    hashes: str = ""
     side: str = ""
     ngram: dict[str, int] = field(default_factory=dict)
 
@@ -78,37 +79,53 @@ def measure(task: Part) -> int:
     return _documents.write_batches(task.output, _ENTRIES, parts)
 
 
-def index_heldout(task: Part) -> dict[str, int]:
-    """Write the hashes of the n-grams of a shard's held-out documents; their number, and that of documents shorter than one."""
+def take_heldout(task: Part) -> dict[str, Any]:
+    """Write a shard's held-out documents, and the hashes of their n-grams beside.
+
+    Gives the number of hashes, that of documents shorter than an n-gram, and documents and bytes by source.
+    """
     found = [np.zeros(0, np.uint64)]
     too_short = 0
-    for batch in scan.side_batches(task.shard, scan.load_array(task.side), HELDOUT_SIDE, ["lang", "text"]):
-        for lang, rows in scan.by_language(batch):
-            n = task.ngram[lang]
-            of_text, _, hashes = scan.ngram_hashes(rows["text"], n)
-            found.append(np.unique(hashes))
-            single = np.flatnonzero(np.bincount(of_text, minlength=len(rows)) == 1)  # n units, or fewer
-            too_short += sum(len(_ngrams.units(rows["text"][text].as_py())) < n for text in single.tolist())
-    ordered = np.unique(np.concatenate(found))
-    scan.save_array(task.output, ordered)
-    return {"hashes": len(ordered), "too_short": too_short}
-
-
-def write_side(task: Part) -> dict[str, dict[str, int]]:
-    """Write one side of a shard; documents and bytes by source. `output` ends with the side's name and the file's."""
-    counts: dict[str, Counter[str]] = {}
-    side = SIDES[task.output.rsplit("/", 3)[-3]]
+    counts: Counts = {}
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in scan.side_batches(task.shard, scan.load_array(task.side), side, None):
-            for source in pc.unique(batch["source"]).to_pylist():
-                texts = batch.filter(pc.equal(batch["source"], source))["text"]
-                size = pc.sum(pc.cast(pc.binary_length(texts), pa.int64())).as_py()
-                counts.setdefault(source, Counter()).update(documents=len(texts), bytes=size)
+        nonlocal too_short
+        for batch in scan.side_batches(task.shard, scan.load_array(task.side), HELDOUT_SIDE, None):
+            _count(batch, counts)
+            for lang, rows in scan.by_language(batch):
+                n = task.ngram[lang]
+                hashes, splits = scan.ngram_hashes(rows["text"], n)
+                found.append(scan.distinct(hashes))
+                single = np.flatnonzero(np.diff(splits) == 1)  # n units, or fewer
+                too_short += sum(len(_ngrams.units(rows["text"][text].as_py())) < n for text in single.tolist())
             yield batch
 
     _documents.write_batches(task.output, _documents.SCHEMA, batches())
-    return {source: dict(counter) for source, counter in counts.items()}
+    ordered = scan.distinct(np.concatenate(found))
+    scan.save_array(task.hashes, ordered)
+    return {"hashes": len(ordered), "too_short": too_short, "sources": counts}
+
+
+def write_train(task: Part) -> Counts:
+    """Write the training documents of a shard; documents and bytes by source."""
+    counts: Counts = {}
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in scan.side_batches(task.shard, scan.load_array(task.side), TRAIN, None):
+            _count(batch, counts)
+            yield batch
+
+    _documents.write_batches(task.output, _documents.SCHEMA, batches())
+    return counts
+
+
+def _count(batch: pa.RecordBatch, counts: Counts) -> None:
+    for source in pc.unique(batch["source"]).to_pylist():
+        texts = batch.filter(pc.equal(batch["source"], source))["text"]
+        size = pc.sum(pc.cast(pc.binary_length(texts), pa.int64())).as_py()
+        counter = counts.setdefault(source, {"documents": 0, "bytes": 0})
+        counter["documents"] += len(texts)
+        counter["bytes"] += size
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------------
@@ -122,8 +139,13 @@ def build(params: Params, io: StageIO) -> dict[str, Any]:
     sides = [io.work(f"side/{Path(shard).name}.npy") for shard in shards]
     _save_sides(sides, side, bounds)
     sets = _read_sets(params, io)
-    candidates, too_short = _scan(shards, sides, sets, params, io)
-    found, formulas, matched = _hits(shards, sides, candidates, sets, params, io)
+    heldout, taken = _take_heldout(shards, sides, params, io)
+    scan.save_array(io.work("evaluated.npy"), sets.hashes)
+    hashes = {task.hashes: counts["hashes"] for task, counts in zip(heldout, taken, strict=True)}
+    hashes[io.work("evaluated.npy")] = len(sets.hashes)
+    candidates = _scan(shards, sides, sets, hashes, params, io)
+    owned = [task.output for task in heldout]
+    found, formulas, matched = _hits(owned, sides, candidates, sets, params, io)
     _must_match(params, side, matched)
     rows = np.unique(np.array([hit.row for hit in found], np.int64))
     if params.action == "remove":
@@ -132,21 +154,26 @@ def build(params: Params, io: StageIO) -> dict[str, Any]:
     names = entries["doc_id"]
     table = ({**hit._asdict(), "doc_id": names[hit.row].as_py(), "action": params.action} for hit in found)
     _documents.write_table(io.output / "hits.parquet", hits.HITS, ({n: row[n] for n in hits.HITS.names} for row in table))
-    counts = {name: _write(name, shards, sides, io) for name in SIDES}
-    if not counts["train"]:
+    tasks = [
+        Part(shard, io.target(f"train/documents/{Path(shard).name}"), side=side)
+        for shard, side in zip(shards, sides, strict=True)
+    ]
+    train = _added(io.map(write_train, tasks, "writing", key="train"))
+    if not train:
         raise StageError("no training document is left", file="data/dedup/documents", remedy="see decontaminate in params.yaml")
     for name, record in sets.record.items():
         record["matched"] = len(matched.get(name, ()))
     return {
         "documents_in": len(entries),
-        **counts,
+        "train": train,
+        HELDOUT: _added([counts["sources"] for counts in taken]),
         "contaminated": _by_source(entries.take(pa.array(rows))),
         "removed": int((side == REMOVED).sum()),
         "hits": dict(Counter(hit.evaluation for hit in found)),
         "hits_by_method": dict(Counter(hit.method for hit in found)),
         "formulas": formulas,
         "evaluations": sets.record,
-        "heldout_too_short": too_short,
+        "heldout_too_short": sum(counts["too_short"] for counts in taken),
     }
 
 
@@ -187,12 +214,12 @@ def _read_sets(params: Params, io: StageIO) -> Sources:
             raise StageError(f"evaluation set {name!r} has no item of n-gram length", file=files[0])
         for batch in _documents.read_batches(sets.tables[name], ["n", "text"]):
             for n in pc.unique(pc.drop_null(batch["n"])).to_pylist():
-                hashes.append(np.unique(scan.ngram_hashes(batch.filter(pc.equal(batch["n"], n))["text"], n)[2]))
+                hashes.append(scan.distinct(scan.ngram_hashes(batch.filter(pc.equal(batch["n"], n))["text"], n)[0]))
         sets.templates[name] = {passage for (passage, _), number in spread.items() if number > params.max_documents}
         passages |= {key for key in spread if key[0] not in sets.templates[name]}
         digests = {file.name: _manifest.sha256_file(file) for file in files}
         sets.record[name] = {**items, "templates": len(sets.templates[name]), "sha256": digests}
-    return replace(sets, passages=sorted(passages), hashes=np.unique(np.concatenate(hashes)))
+    return replace(sets, passages=sorted(passages), hashes=scan.distinct(np.concatenate(hashes)))
 
 
 def _counted(entries: Iterable[Evidence], items: Counter[str], spread: Counter[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -203,22 +230,24 @@ def _counted(entries: Iterable[Evidence], items: Counter[str], spread: Counter[t
         yield from entry.rows()
 
 
-def _scan(shards: list[str], sides: list[str], sets: Sources, params: Params, io: StageIO) -> tuple[list[list[str]], int]:
+def _take_heldout(shards: list[str], sides: list[str], params: Params, io: StageIO) -> tuple[list[Part], list[dict[str, Any]]]:
+    tasks = [
+        Part(shard, io.target(f"{HELDOUT}/documents/{name}"), io.work(f"heldout/{name}.npy"), side, params.ngram)
+        for shard, side, name in zip(shards, sides, [Path(shard).name for shard in shards], strict=True)
+    ]
+    return tasks, io.map(take_heldout, tasks, "taking held-out documents", key="heldout")
+
+
+def _scan(
+    shards: list[str], sides: list[str], sets: Sources, hashes: dict[str, int], params: Params, io: StageIO
+) -> list[list[str]]:
     """Look through every shard; the addresses of the candidates by shard, one for each part of the index.
 
-    Beside them the number of held-out documents that are shorter than an n-gram: nothing can be found of them.
-
-    The index is cut by the hash's value into parts that fit every worker's share of the memory, and the shards are read once
-    for each part.
+    The index, of all `hashes` (addresses, and how many stand there), is cut by their values into parts that fit every worker's
+    share of the memory, and the shards are read once for each part.
     """
-    tasks = [
-        Part(shard, io.work(f"heldout/{Path(shard).name}.npy"), side, params.ngram)
-        for shard, side in zip(shards, sides, strict=True)
-    ]
-    indexed = io.map(index_heldout, tasks, "indexing held-out documents", key="heldout")
-    total = sum(counts["hashes"] for counts in indexed) + len(sets.hashes)
     room = io.settings.max_memory // io.settings.processes
-    parts = max(1, math.ceil(total * scan.HashSet.BYTES / room))
+    parts = max(1, math.ceil(sum(hashes.values()) * scan.HashSet.BYTES / room))
     substring = {lang: min(n, params.ngram[lang]) for lang, n in (params.substring or {}).items()}
     passages = None
     if sets.passages:
@@ -227,19 +256,17 @@ def _scan(shards: list[str], sides: list[str], sets: Sources, params: Params, io
     scans = []
     for part in range(parts):
         address = io.work(f"index/{part:04d}-of-{parts:04d}.npy")
-        arrays = (scan.load_array(task.output) for task in tasks)
-        mine = [array[array % parts == part] for array in (sets.hashes, *arrays)]
-        scan.save_array(address, np.unique(np.concatenate(mine)))
+        mine = [array[array % parts == part] for array in map(scan.load_array, hashes)]
+        scan.save_array(address, scan.distinct(np.concatenate(mine)))
         for shard, side in zip(shards, sides, strict=True):
             output = io.work(f"candidates/{part:04d}-of-{parts:04d}/{Path(shard).name}")
             scans.append(scan.Scan(shard, side, address, passages if part == 0 else None, output, params.ngram, substring))
     io.map(scan.scan, scans, "looking for overlaps", key=f"scan-{parts}")
-    candidates = [[task.output for task in scans[number :: len(shards)]] for number in range(len(shards))]
-    return candidates, sum(counts["too_short"] for counts in indexed)
+    return [[task.output for task in scans[number :: len(shards)]] for number in range(len(shards))]
 
 
 def _hits(
-    shards: list[str], sides: list[str], candidates: list[list[str]], sets: Sources, params: Params, io: StageIO
+    heldout: list[str], sides: list[str], candidates: list[list[str]], sets: Sources, params: Params, io: StageIO
 ) -> tuple[list[hits.Hit], int, dict[str, set[str]]]:
     """All hits with rows counted over the corpus, the number of formulas, and the matched items of every evaluation."""
     documents, hashes = hits.spread(candidates)
@@ -247,10 +274,7 @@ def _hits(
     if documents:
         wanted = io.work("wanted.npy")
         scan.save_array(wanted, hashes)
-        tasks = [
-            hits.Naming(shard, side, wanted, io.work(f"owners/{Path(shard).name}"), params.ngram)
-            for shard, side in zip(shards, sides, strict=True)
-        ]
+        tasks = [hits.Naming(shard, wanted, io.work(f"owners/{Path(shard).name}"), params.ngram) for shard in heldout]
         io.map(hits.name_owners, tasks, "naming what was matched", key="owners")
         owners.add_documents(task.output for task in tasks)
         for name, table in sets.tables.items():
@@ -277,12 +301,9 @@ def _must_match(params: Params, side: NDArray[np.int8], matched: dict[str, set[s
             )
 
 
-def _write(name: str, shards: list[str], sides: list[str], io: StageIO) -> dict[str, dict[str, int]]:
-    tasks = [
-        Part(shard, io.target(f"{name}/documents/{Path(shard).name}"), side) for shard, side in zip(shards, sides, strict=True)
-    ]
+def _added(parts: Iterable[Counts]) -> Counts:
     total: dict[str, Counter[str]] = {}
-    for counts in io.map(write_side, tasks, f"writing {name}", key=f"write-{name}"):
+    for counts in parts:
         for source, counter in counts.items():
             total.setdefault(source, Counter()).update(counter)
     return {source: dict(counter) for source, counter in total.items()}

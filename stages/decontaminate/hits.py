@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stages import _documents
 from stages.decontaminate.evaluations import Item
 from stages.decontaminate.params import HELDOUT
-from stages.decontaminate.scan import HELDOUT_SIDE, HashSet, by_language, load_array, matches, side_batches
+from stages.decontaminate.scan import HashSet, by_language, load_array, matches
 
 HITS = pa.schema(
     [
@@ -44,10 +44,9 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True)
 class Naming:
-    """A shard whose held-out documents may own some of the hashes in the array at `wanted`."""
+    """A shard of held-out documents that may own some of the hashes in the array at `wanted`."""
 
     shard: str
-    side: str
     wanted: str
     output: str
     ngram: dict[str, int]
@@ -57,7 +56,7 @@ def name_owners(task: Naming) -> int:
     """Write (n-gram, doc_id) for every n-gram of a held-out document whose hash is wanted."""
     wanted = HashSet(load_array(task.wanted))
     rows: list[dict[str, Any]] = []
-    for batch in side_batches(task.shard, load_array(task.side), HELDOUT_SIDE, ["doc_id", "lang", "text"]):
+    for batch in _documents.read_batches(task.shard, ["doc_id", "lang", "text"]):
         for lang, part in by_language(batch):
             n = task.ngram[lang]
             for text, sequence, found in matches(part, wanted, n):
@@ -77,8 +76,8 @@ class Owners:
     def add_documents(self, files: Iterable[str]) -> None:
         """Enter what `name_owners` found."""
         for file in files:
-            for row in _documents.read_shard(file):
-                self._enter(row["ngram"], Item(HELDOUT, row["item"]))
+            for ngram, item in _rows(file, ["ngram", "item"]):
+                self._enter(ngram, Item(HELDOUT, item))
 
     def add_set(self, evaluation: str, evaluated: str, wanted: HashSet, templates: set[str]) -> None:
         """Enter the items of an evaluation set, from its table of `EVALUATED` rows."""
@@ -122,11 +121,15 @@ def find_hits(files: Iterable[str], owners: Owners, formulas: set[str]) -> Itera
     An n-gram in more than `max_documents` training documents is a common formula rather than a leak, and makes no hit (GPT-3,
     appendix C: more than 10).
     """
-    rows = [row for file in files for row in _documents.read_shard(file) if row["ngram"] not in formulas]
-    rows.sort(key=lambda row: (row["row"], row["start"], row["method"], row["ngram"]))
+    rows = sorted(row for file in files for row in _rows(file, ["row", "start", "method", "ngram"]) if row[3] not in formulas)
     first: dict[tuple[int, Item], Hit] = {}
-    for row in rows:
-        for item in owners.items(row["ngram"]):
-            hit = Hit(row["row"], *item, row["ngram"], row["method"], row["start"])
-            first.setdefault((row["row"], item), hit)
+    for row, start, method, ngram in rows:
+        for item in owners.items(ngram):
+            if (row, item) not in first:
+                first[row, item] = Hit(row, *item, ngram, method, start)
     return (first[key] for key in sorted(first))
+
+
+def _rows(file: str, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    for batch in _documents.read_batches(file, columns):
+        yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)

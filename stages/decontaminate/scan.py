@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stages import _documents, _ngrams, _storage, _units
+from stages import _documents, _jit, _ngrams, _storage, _units
+
+_kernel = _jit.kernels(__file__)
 
 CANDIDATES = pa.schema(
     [
@@ -30,6 +32,7 @@ CANDIDATES = pa.schema(
 )
 PASSAGES = pa.schema([("hash", pa.uint64()), ("lang", pa.string()), ("passage", pa.string())])
 _WHOLE = 2**62  # characters of a text that are looked at: all
+_B1, _B6, _B63 = np.uint64(1), np.uint64(6), np.uint64(63)
 Hashes = NDArray[np.uint64]
 
 
@@ -56,33 +59,56 @@ class Scan:
 # --- hashes ----------------------------------------------------------------------------------------------------------------
 
 
-def ngram_hashes(texts: pa.Array, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Hashes]:
-    """(text, place in units, hash) of every n-gram of every text, in order; a text shorter than n gives one hash of it all."""
-    hashes, splits = _units.ngram_hashes(texts, np.full(len(texts), n, np.int64), _WHOLE)
-    of_text = np.repeat(np.arange(len(texts)), np.diff(splits))
-    return of_text, np.arange(len(hashes)) - splits[of_text], hashes
+def ngram_hashes(texts: pa.Array, n: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """The hash of every n-gram of every text, in order, and where each text's begin and end; see `_units.ngram_hashes`."""
+    return _units.ngram_hashes(texts, np.full(len(texts), n, np.int64), _WHOLE)
+
+
+def distinct(hashes: Hashes) -> Hashes:
+    """The different ones, sorted; of many different values faster than `np.unique`, which hashes them once more."""
+    ordered = np.sort(hashes)
+    first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
 
 
 class HashSet:
-    """A set of 64-bit hashes: a table of flags answers for most that are not in it, a binary search for the rest."""
+    """A set of 64-bit hashes: a table of bits answers for most that are not in it, buckets by the highest bits for the rest."""
 
     BYTES = 24  # at most, for each hash
 
     def __init__(self, ordered: Hashes) -> None:
-        self.ordered = ordered
-        slots = 1 << max(10, (8 * len(ordered) - 1).bit_length())
-        self._mask = np.uint64(slots - 1)
-        self._flags = np.zeros(slots, np.bool_)
-        self._flags[ordered & self._mask] = True
+        size = max(10, len(ordered).bit_length())
+        self._ordered = ordered
+        self._bits = _marked(ordered, np.zeros(1 << (size - 2), np.uint64))  # 16 to 32 bits for each hash
+        self._shift = np.uint64(65 - size)  # a bucket holds one or two
+        self._starts = np.searchsorted(ordered >> self._shift, np.arange((1 << (size - 1)) + 1, dtype=np.uint64))
 
     def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Which of the hashes are in the set."""
-        found = self._flags[hashes & self._mask]
-        maybe = np.flatnonzero(found)
-        if len(maybe):
-            place = np.searchsorted(self.ordered, hashes[maybe])
-            found[maybe] = self.ordered[np.minimum(place, len(self.ordered) - 1)] == hashes[maybe]
+        found: NDArray[np.bool_] = _contained(hashes, self._bits, self._ordered, self._starts, self._shift)
         return found
+
+
+@_kernel
+def _marked(hashes: Any, bits: Any) -> Any:
+    last = np.uint64(len(bits) - 1)
+    for value in hashes:
+        bits[(value >> _B6) & last] |= _B1 << (value & _B63)
+    return bits
+
+
+@_kernel
+def _contained(hashes: Any, bits: Any, ordered: Any, starts: Any, shift: Any) -> Any:
+    last = np.uint64(len(bits) - 1)
+    found = np.zeros(len(hashes), np.bool_)
+    for number in range(len(hashes)):
+        value = hashes[number]
+        if (bits[(value >> _B6) & last] >> (value & _B63)) & _B1:
+            bucket = value >> shift
+            for place in range(starts[bucket], starts[bucket + _B1]):
+                found[number] |= ordered[place] == value
+    return found
 
 
 def save_array(address: str, array: NDArray[Any]) -> None:
@@ -133,7 +159,7 @@ def side_batches(shard: str, side: NDArray[np.int8], wanted: int, columns: list[
     start = 0
     for batch in _documents.read_batches(shard, columns):
         rows = start + np.flatnonzero(side[start : start + len(batch)] == wanted)
-        taken = batch.take(pa.array(rows - start))
+        taken = batch if len(rows) == len(batch) else batch.take(pa.array(rows - start))
         start += len(batch)
         if len(taken):
             yield taken if columns is None else taken.append_column("row", pa.array(rows))
@@ -141,8 +167,9 @@ def side_batches(shard: str, side: NDArray[np.int8], wanted: int, columns: list[
 
 def by_language(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
     """A batch by the language of its documents."""
-    for lang in sorted(pc.unique(batch["lang"]).to_pylist()):
-        yield lang, batch.filter(pc.equal(batch["lang"], lang))
+    langs = sorted(pc.unique(batch["lang"]).to_pylist())
+    for lang in langs:
+        yield lang, batch if len(langs) == 1 else batch.filter(pc.equal(batch["lang"], lang))
 
 
 def scan(task: Scan) -> dict[str, int]:
@@ -165,13 +192,15 @@ def scan(task: Scan) -> dict[str, int]:
 
 def matches(part: pa.RecordBatch, index: HashSet, n: int) -> Iterator[tuple[int, list[str], list[tuple[int, int]]]]:
     """(number in the batch, units, [(place, hash)]) of every document of n units or more of which the index has an n-gram."""
-    of_text, place, hashes = ngram_hashes(part["text"], n)
+    hashes, splits = ngram_hashes(part["text"], n)
     found = np.flatnonzero(index.contains(hashes))
-    texts, first = np.unique(of_text[found], return_index=True)
+    of_text = np.searchsorted(splits, found, side="right") - 1
+    texts, first = np.unique(of_text, return_index=True)
+    column = part["text"]
     for text, mine in zip(texts.tolist(), np.split(found, first[1:]), strict=False):  # nothing found: one empty part, no text
-        sequence = _ngrams.units(part["text"][text].as_py())
+        sequence = _ngrams.units(column[text].as_py())
         if len(sequence) >= n:
-            yield text, sequence, list(zip(place[mine].tolist(), hashes[mine].tolist(), strict=True))
+            yield text, sequence, list(zip((mine - splits[text]).tolist(), hashes[mine].tolist(), strict=True))
 
 
 def _ngram_candidates(part: pa.RecordBatch, index: HashSet, n: int) -> Iterator[dict[str, Any]]:
@@ -179,7 +208,7 @@ def _ngram_candidates(part: pa.RecordBatch, index: HashSet, n: int) -> Iterator[
         first: dict[str, tuple[int, int]] = {}
         for place, value in found:
             first.setdefault(" ".join(sequence[place : place + n]), (place, value))
-        yield from (_candidate(part, text, "ngram", gram, *where) for gram, where in first.items())
+        yield from _candidates(part, text, "ngram", first)
 
 
 def _passage_candidates(
@@ -191,8 +220,10 @@ def _passage_candidates(
             for passage in passages[value]:
                 if sequence[place : place + len(passage)] == passage:
                     first.setdefault(" ".join(passage), (place, value))
-        yield from (_candidate(part, text, "substring", passage, *where) for passage, where in first.items())
+        yield from _candidates(part, text, "substring", first)
 
 
-def _candidate(part: pa.RecordBatch, text: int, method: str, ngram: str, start: int, value: int) -> dict[str, Any]:
-    return {"row": part["row"][text].as_py(), "start": start, "method": method, "hash": value, "ngram": ngram}
+def _candidates(part: pa.RecordBatch, text: int, method: str, first: dict[str, tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    row = part["row"][text].as_py()
+    for gram, (start, value) in first.items():
+        yield {"row": row, "start": start, "method": method, "hash": value, "ngram": gram}
