@@ -51,9 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mb", type=float, default=20.0, help="planted corpus of each language, in MB (full run: 100)")
     parser.add_argument("--chain-mb", type=float, default=20.0, help="text of the whole chain, in MB (full run: 200)")
     parser.add_argument("--rounds", type=int, default=4, help="interleaved rounds; the best counts")
-    parser.add_argument(
-        "--scale-mb", type=float, default=2**31 / 1e6, help="text of the section `scale`, in MB; 2 GiB"
-    )
+    parser.add_argument("--scale-mb", type=float, default=2**31 / 1e6, help="text of the section `scale`, in MB; 2 GiB")
     usual = [section for section in SECTIONS if section != "scale"]  # which takes a quarter of an hour
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=usual, help="measure these sections; all but `scale`")
     return parser.parse_args()
