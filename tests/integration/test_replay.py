@@ -26,13 +26,13 @@ import runpy
 import numpy
 from stages.pretrain.engine import Engine
 
-micro_step, fed = Engine.micro_step, []
+train_step, fed = Engine.train_step, []
 
-def spy(self, batch):
-    fed.append({name: getattr(batch, name).numpy().copy() for name in %r})
-    return micro_step(self, batch)
+def spy(self, micro_batches, lr):
+    fed.extend({name: getattr(batch, name).numpy().copy() for name in %r} for batch in micro_batches)
+    return train_step(self, micro_batches, lr)
 
-Engine.micro_step = spy
+Engine.train_step = spy
 runpy.run_module("stages.pretrain", run_name="__main__")
 numpy.savez("runs/pretrain/fed.npz", **{name: numpy.concatenate([batch[name] for batch in fed]) for name in %r})
 """
