@@ -12,8 +12,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
 from stages._errors import StageError
@@ -176,13 +178,16 @@ class Engine:
         register_parallel_backend("ray", Streaming)
 
 
-class _WithoutPandas(MetaPathFinder):
-    """Finds no pandas: to the libraries of this process it is not installed."""
+class _WithoutPandas(MetaPathFinder, Loader):
+    """Finds pandas, as torch asks it to, and loads none: an import of it fails as if it were not installed."""
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
-        """Nothing, so that the next finder is asked; for pandas, that there is none."""
-        if fullname == "pandas":
-            raise ModuleNotFoundError("No module named 'pandas'", name=fullname)
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """A specification for pandas alone; for all else the next finder is asked."""
+        return ModuleSpec(fullname, self) if fullname == "pandas" else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Raises ModuleNotFoundError."""
+        raise ModuleNotFoundError(f"No module named {module.__name__!r}", name=module.__name__)
 
 
 def without_pandas() -> None:
