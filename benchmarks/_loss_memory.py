@@ -125,7 +125,7 @@ def _spend(way: str, threads: int, positions: int, width: int, vocabulary: int) 
     """Run one way in this process, which must be fresh."""
     import torch
 
-    from benchmarks._measure import cpu_seconds, resident_bytes
+    from benchmarks._measure import cpu_seconds, peak_bytes, resident_bytes
 
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(1)
@@ -137,16 +137,10 @@ def _spend(way: str, threads: int, positions: int, width: int, vocabulary: int) 
     start, started = resident_bytes(), cpu_seconds()
     loss = WAYS[way](hidden, weight, targets)
     loss.backward()  # type: ignore[no-untyped-call]
-    peak, spent = _peak_bytes(), cpu_seconds() - started
+    peak, spent = peak_bytes(), cpu_seconds() - started
     gradients: list[Any] = [hidden.grad, weight.grad]
     norm = math.hypot(*(float(gradient.norm()) for gradient in gradients))
     return Spent(peak - start, spent, float(loss.detach()), norm)
-
-
-def _peak_bytes() -> int:
-    """The most resident memory that this process has had."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,12 @@ def wall_seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
+def peak_bytes() -> int:
+    """The most resident memory that this process has had."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def resident_bytes() -> int:
     """Resident memory of this process now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

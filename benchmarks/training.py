@@ -2,6 +2,7 @@
 
 Run in the environment of `make repro`:  python benchmarks/training.py [--json] [--only SECTION ...]
     memory   what the loss takes, beside the usual way that holds all logits: a process for each way, peak less start
+    plan     memory of laptop and 125m as `glm plan` foresees it, beside the resident peak of real steps (two minutes)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from benchmarks._measure import Row
 
-SECTIONS = {"memory": "_loss_memory"}  # name: its module, which has `rows(bench)`
+SECTIONS = {"memory": "_loss_memory", "plan": "_training_plan"}  # name: its module, which has `rows(bench)`
 
 
 @dataclass(frozen=True)

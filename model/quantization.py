@@ -25,7 +25,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.checkpoint import CONFIG, TOKENIZER, WEIGHTS, CheckpointError, read_model, read_tensors, write_checkpoint
+from model.checkpoint import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    CheckpointError,
+    read_model,
+    read_tensors,
+    weights_file,
+    write_checkpoint,
+)
 from model.config import ModelConfig
 from model.glm import GLM
 
@@ -165,8 +174,8 @@ def quantize_checkpoint(source: Path, target: Path, scheme: Scheme) -> list[Laye
             else:
                 tensors[name] = _half(tensor)
         except ValueError as error:
-            raise CheckpointError(f"{source / WEIGHTS}: tensor {name} {error}") from error
-    with (source / WEIGHTS).open("rb") as file:
+            raise CheckpointError(f"{weights_file(source)}: tensor {name} {error}") from error
+    with weights_file(source).open("rb") as file:
         parent_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     lineage = {**asdict(scheme), "parent": source.name, "parent_sha256": parent_sha256}
     write_checkpoint(target, tensors, {"model": config["model"], "quantization": lineage}, source / TOKENIZER)

@@ -70,7 +70,7 @@ def write_errors(path: Path, errors: dict[str, Sequence[LayerError]]) -> None:
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
     """Export every scheme."""
-    from model.checkpoint import WEIGHTS, CheckpointError
+    from model.checkpoint import WEIGHTS, CheckpointError, stored_bytes
     from model.quantization import quantize_checkpoint
 
     checkpoint = last_checkpoint(io.input(_CHECKPOINTS))
@@ -87,7 +87,7 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
         io.log(f"{name}: {sizes[name]:,} bytes, mean relative error of the weights {mean[name]:.4f}")
     return {
         "checkpoint": checkpoint.name,
-        "checkpoint_bytes": (checkpoint / WEIGHTS).stat().st_size,
+        "checkpoint_bytes": stored_bytes(checkpoint),
         "bytes": sizes,
         "matrices": {name: len(rows) for name, rows in errors.items()},
         "mean_relative_error": {name: round(value, 6) for name, value in mean.items()},

@@ -36,6 +36,17 @@ ACCELERATORS = {
         Accelerator("H200-141G", 141, 989.4e12),
     )
 }
+# As drivers name them; the H100's PCIe and NVL cards and the RTX 3090 Ti have other peaks and are not in the table.
+_DRIVER_NAMES = {
+    "V100-SXM": "V100",
+    "Tesla T4": "T4",
+    "2080 Ti": "RTX2080Ti",
+    "RTX 3090": "RTX3090",
+    "RTX 4090": "RTX4090",
+    "A100": "A100",
+    "H100 80GB HBM3": "H100",
+    "H200": "H200",
+}
 _SPEC = re.compile(r"(\d+)x(\d+)x([A-Za-z0-9-]+)")
 
 
@@ -64,3 +75,13 @@ class Cluster:
             known = ", ".join(ACCELERATORS)
             raise ValueError(f"cluster {text!r} is not NODESxGPUSxNAME, as in 96x8xA100-40G; names: {known}")
         return cls(int(match[1]), int(match[2]), ACCELERATORS[match[3]])
+
+
+def recognise(name: str, memory: int) -> Accelerator | None:
+    """The GPU that a driver calls `name`, with `memory` bytes; None where its peak is not in the table."""
+    if name.endswith(("3090 Ti", "H200 NVL")):
+        return None
+    kinds = [kind for known, kind in _DRIVER_NAMES.items() if known in name]
+    sizes = [gpu for gpu in ACCELERATORS.values() if kinds and gpu.name.startswith(f"{kinds[0]}-")]
+    near = [gpu for gpu in sizes if abs(memory / gpu.memory - 1) < 0.15]
+    return near[0] if near else None

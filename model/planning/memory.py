@@ -1,47 +1,104 @@
-"""Bytes that one GPU of each pipeline stage needs while training, part by part."""
+"""Bytes that one GPU of each pipeline stage needs while training, part by part; on a CPU, one process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 from model.config import ModelConfig
+from model.cross_entropy import chunk_rows
 from model.planning.layout import Layout, layers_per_stage, stage_parameters
 
 OPTIMIZER_BYTES = 12  # a parameter's FP32 master weight and Adam's two FP32 moments
 WORK_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+_CPU_FRAMEWORK = 435_000_000
+"""Resident memory of a process with interpreter, torch, DeepSpeed and their CPU kernels loaded, after a step of a model of
+next to no size (torch 2.13, DeepSpeed 0.19.8, Linux x86-64; `benchmarks/training.py --only plan` measures it again)."""
+_CUDA_CONTEXT = 900_000_000
+_BUCKET = 500_000_000  # numbers in the buffer through which DeepSpeed reduces gradients, in working precision
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes on one GPU of a stage, at the fullest moment of a step."""
+    """Bytes on one GPU of a stage.
+
+    Attributes:
+        weights: in working precision.
+        optimizer: this replica's share of FP32 masters and Adam's moments.
+        framework: context, libraries, communication buffers.
+        gradients: sums over micro-batches.
+        activations: what autograd keeps at the fullest moment of forward and backward.
+        head: what the chunked cross-entropy holds beside the weights, on the last stage.
+        pipeline_buffers: of the residual stream, between stages.
+        update: copies of the gradients, flat and in FP32, while the optimizer runs.
+        accumulates: whether gradients of earlier micro-batches are there when the fullest forward pass ends.
+    """
 
     weights: int
-    gradients: int
     optimizer: int
+    framework: int
+    gradients: int
     activations: int
     head: int
     pipeline_buffers: int
-    framework: int
+    update: int
+    accumulates: bool
 
     @property
     def total(self) -> int:
-        """All parts together."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        """The fuller of two moments: the end of a forward pass, and the update of the weights."""
+        standing = self.weights + self.optimizer + self.framework
+        forward = self.activations + self.head + self.pipeline_buffers + (self.gradients if self.accumulates else 0)
+        return standing + max(forward, self.gradients + self.update)
+
+    def parts(self) -> dict[str, int]:
+        """Bytes by name, those that never stand together among them."""
+        return {name: value for name, value in asdict(self).items() if name != "accumulates"}
 
 
-def layer_activations(config: ModelConfig, positions: int, work: int, tensor: int, *, scores_kept: bool) -> int:
+@dataclass(frozen=True)
+class Attention:
+    """What attention keeps for the backward pass, by the way it is computed (model/attention.py).
+
+    Attributes:
+        scores: plain products (`explicit`) keep their probabilities.
+        mask_share: share of the rows for which a mask is spelled out: those of targets with `prefix` on a CPU.
+    """
+
+    scores: bool = False
+    mask_share: float = 0.0
+
+
+FUSED = Attention()
+
+
+def layer_activations(config: ModelConfig, positions: int, work: int, tensor: int, attention: Attention = FUSED) -> int:
     """Bytes that autograd keeps of one layer without checkpointing, for `positions` positions of `work` bytes a number.
 
-    Replicated: both LayerNorms' inputs and outputs, and two FP32 statistics each. Sharded: turned queries and keys, values
-    and the attention's output, the up-projection, its GELU and their product. Attention by plain products (`scores_kept`)
-    adds the probabilities in FP32, and once more in working precision; fused kernels keep an FP32 number a row, and the
-    whole projection, of which their values are a view.
+    Replicated: both LayerNorms' inputs and outputs, two FP32 statistics each, and a byte a number for each of two dropouts.
+    Sharded: turned queries and keys, values and the attention's output, the up-projection, its GELU and their product.
+    Attention by plain products adds the probabilities in FP32, and once more in working precision; fused kernels keep an FP32
+    number a row, the whole projection, of which their values are a view, and their output once more where blocks are joined.
     """
-    replicated = 4 * config.hidden * work + 2 * 2 * 4
-    values = 1 if scores_kept else 3
-    sharded = (2 + values + 1) * config.hidden * work + 4 * config.ffn * work
-    rows = config.heads * (config.max_sequence * (4 + work % 4) if scores_kept else 4)
-    return positions * (replicated + (sharded + rows) // tensor)
+    replicated = 4 * config.hidden * work + 2 * 2 * 4 + (2 * config.hidden if config.dropout else 0)
+    values, outputs = (1, 1) if attention.scores else (3, 2)
+    sharded = (2 + values + outputs) * config.hidden * work + 4 * config.ffn * work
+    rows = config.heads * (config.max_sequence * (4 + work % 4) if attention.scores else 4)
+    mask = int(attention.mask_share * config.max_sequence) * work
+    return positions * (replicated + mask + (sharded + rows) // tensor)
+
+
+def head_memory(config: ModelConfig, targets: int, work: int, tensor: int, device: str) -> tuple[int, int]:
+    """Bytes of the chunked cross-entropy over `targets` positions: what it keeps for the backward pass, and its passing peak.
+
+    Kept: the FP32 gradient of the head, the rows that reach it and their gradient. Passing: a chunk's logits in working
+    precision and FP32 with their gradient, and the chunk's part of the head's gradient, which a CPU sums in FP32 first.
+    """
+    vocabulary = config.vocabulary // tensor
+    matrix = vocabulary * config.hidden
+    kept = 4 * matrix + 2 * targets * config.hidden * work
+    chunk = min(targets, chunk_rows(vocabulary, device)) * vocabulary * (2 * work + 4)
+    product = matrix * (work if work < 4 else 0) + (4 * matrix if device == "cpu" and work < 4 else 0)
+    return kept, chunk + product
 
 
 def stage_memory(
@@ -50,9 +107,9 @@ def stage_memory(
     batch: int,
     precision: str,
     *,
-    scores_kept: bool = False,
-    head_bytes: int = 0,
-    framework: int = 0,
+    device: str = "cuda",
+    attention: Attention = FUSED,
+    target_share: float = 1.0,
 ) -> list[StageMemory]:
     """Memory of each pipeline stage for a global batch of `batch` sequences.
 
@@ -60,9 +117,9 @@ def stage_memory(
         config, layout: the model and how it is cut.
         batch: sequences in a step, over all replicas.
         precision: fp16, bf16 or fp32; masters and moments are FP32 always.
-        scores_kept: whether attention keeps its scores (plain products) or not (fused kernels).
-        head_bytes: what the chunked cross-entropy holds beside the weights, on the last stage.
-        framework: context, communication buffers and libraries, of each GPU.
+        device: cuda or cpu.
+        attention: what it keeps.
+        target_share: share of the positions that carry a loss.
 
     Raises:
         ValueError: sizes that do not divide, see `Layout.micro_batches` and `stage_parameters`.
@@ -70,27 +127,28 @@ def stage_memory(
     work = WORK_BYTES[precision]
     positions = layout.micro_batch * config.max_sequence
     boundary = positions * config.hidden * work
-    whole_layer = layer_activations(config, positions, work, layout.tensor, scores_kept=scores_kept)
+    whole_layer = layer_activations(config, positions, work, layout.tensor, attention)
+    head = sum(head_memory(config, int(target_share * positions), work, layout.tensor, device))
     waiting = layout.micro_batches(batch)
     stages = []
     counts = layers_per_stage(config.layers, layout.pipeline)
     for stage, (layers, held) in enumerate(zip(counts, stage_parameters(config, layout), strict=True)):
         in_flight = min(waiting, layout.pipeline - stage)  # 1F1B
-        if layout.checkpointing:
-            activations = (
-                in_flight * layers * boundary // layout.tensor + whole_layer
-            )  # inputs are partitioned over tensor ranks
-        else:
-            activations = in_flight * layers * whole_layer
+        activations = in_flight * layers * whole_layer
+        if layout.checkpointing:  # of each layer its input, whole on every tensor rank, and one layer that is computed again
+            activations = in_flight * layers * boundary + whole_layer
+        gradients = held * work // (layout.data if layout.zero_stage >= 2 else 1)
         stages.append(
             StageMemory(
                 weights=held * work // (layout.data if layout.zero_stage == 3 else 1),
-                gradients=held * work // (layout.data if layout.zero_stage >= 2 else 1),
                 optimizer=held * OPTIMIZER_BYTES // layout.data,
+                framework=_CPU_FRAMEWORK if device == "cpu" else _CUDA_CONTEXT + _BUCKET * work,
+                gradients=gradients,
                 activations=activations,
-                head=head_bytes if stage == layout.pipeline - 1 else 0,
+                head=head if stage == layout.pipeline - 1 else 0,
                 pipeline_buffers=(in_flight + 1) * boundary if layout.pipeline > 1 else 0,
-                framework=framework,
+                update=held * (work + (4 if work < 4 else 0)) // layout.data,
+                accumulates=waiting > 1,
             )
         )
     return stages

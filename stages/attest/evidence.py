@@ -28,6 +28,7 @@ from stages._manifest import MANIFEST, sha256_file
 from stages._runner import StageError, StageIO
 
 WEIGHTS = "model.safetensors"
+_INDEX = ".index.json"  # behind that name, where the model was spread over processes: the SHA-256 of each shard
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _checkpoints(io: StageIO, ledger: Ledger, manifest: dict[str, Any]) -> tuple
     found = []
     for segment in ledger.journal.main_line():
         path = f"checkpoints/{segment.checkpoint}/{WEIGHTS}"
-        entry = manifest["files"].get(path)
+        entry = manifest["files"].get(path) or manifest["files"].get(f"{path}{_INDEX}")
         if entry is None:
             continue  # the run keeps some checkpoints only
         if entry["sha256"] != segment.weights_sha256:
@@ -202,9 +203,10 @@ def _checkpoints(io: StageIO, ledger: Ledger, manifest: dict[str, Any]) -> tuple
                 file=f"data/pretrain/{path}",
                 remedy="run `dvc checkout data/pretrain`, or train again",
             )
-        path = f"data/pretrain/{path}"
-        parameters = count_parameters(io.input(path))
-        found.append(Checkpoint(str(segment.checkpoint), path, entry["sha256"], entry["bytes"], parameters, segment))
+        path = f"data/pretrain/{path}" if path in manifest["files"] else f"data/pretrain/{path}{_INDEX}"
+        files = _tensor_files(io.input(path))
+        parameters, size = sum(map(count_parameters, files)), sum(file.stat().st_size for file in files)
+        found.append(Checkpoint(str(segment.checkpoint), path, entry["sha256"], size, parameters, segment))
     if not found:
         raise StageError("no checkpoint of the journal lies here", file="data/pretrain", remedy="run `dvc repro pretrain`")
     return tuple(found)
@@ -221,6 +223,13 @@ def _exports(io: StageIO, checkpoints: tuple[Checkpoint, ...], manifest: dict[st
         if parent is None:
             raise StageError("names no checkpoint of data/pretrain by the SHA-256 of its weights", file=config)
         yield Export(scheme, f"data/quantize/{path}", entry["sha256"], entry["bytes"], parent)
+
+
+def _tensor_files(weights: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors: itself, or what the index of a spread model names."""
+    if not weights.name.endswith(_INDEX):
+        return [weights]
+    return [weights.parent / file for file in sorted(json.loads(weights.read_text(encoding="utf-8"))["shards"])]
 
 
 def count_parameters(file: Path) -> int:

@@ -70,9 +70,9 @@ def exports(io: StageIO, parent: Path) -> dict[str, Path]:
     Raises:
         StageError: one was not made from `parent`.
     """
-    from model.checkpoint import CONFIG, WEIGHTS
+    from model.checkpoint import CONFIG, weights_file
 
-    parent_sha256 = sha256_file(parent / WEIGHTS)
+    parent_sha256 = sha256_file(weights_file(parent))
     found = {file.parent.name: file.parent for file in sorted(io.input(_EXPORTS).glob(f"*/{CONFIG}"))}
     for name, folder in found.items():
         lineage = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["quantization"]

@@ -1,7 +1,8 @@
 """Pretrains a GLM with DeepSpeed; a killed run goes on where its last state stands.
 
-Reads:    data/pack, data/tokenizer, data/validate (the gate)
-Writes:   data/pretrain: checkpoints/, loss.csv, journal.jsonl, plan.json (docs/data.md)
+Reads:    data/pack, data/tokenizer, data/encode (held-out text, for validation), data/validate (the gate)
+Writes:   data/pretrain: checkpoints/, loss.csv, journal.jsonl, plan.json; where they are switched on, validation.csv and
+          gradient_norms.csv (docs/data.md)
 Params:   pretrain
 Promises: which samples a step sees follows from the plan alone; kill -9 and rerun give the bytes of an undisturbed run (CPU);
           nothing is unpickled; live state never mixes between different inputs.
@@ -26,11 +27,15 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
     with only_writer(job_folder):
         (job_folder / "rendezvous").unlink(missing_ok=True)
         job = _job(params, io, job_folder)
+        if params.resume_from:
+            _take_over(io, job)
         _launch(params, job)
         (io.output / "plan.json").write_text(job.plan.to_json(), encoding="utf-8")
-        for name in ("loss.csv", "journal.jsonl"):
-            shutil.copyfile(job_folder / name, io.output / name)
+        for name in ("loss.csv", "journal.jsonl", "validation.csv", "gradient_norms.csv"):
+            if (job_folder / name).exists():
+                shutil.copyfile(job_folder / name, io.output / name)
         shutil.copytree(job_folder / "checkpoints", io.output / "checkpoints")
+    io.notes["meters"] = json.loads((job_folder / "meters" / "metrics.json").read_text(encoding="utf-8"))
     _drop_other_scratch(io, job_folder.name)
     return _counts(io, job)
 
@@ -61,7 +66,22 @@ def _job(params: Params, io: StageIO, scratch: Any) -> Any:
         packed=packed,
         tokenizer=tokenizer / "tokenizer.model",
         scratch=scratch,
+        held_out=io.input("data/encode") if params.validation is not None else None,
     )
+
+
+def _take_over(io: StageIO, job: Any) -> None:
+    """Begin where the training that `resume_from` names was interrupted."""
+    from stages.pretrain.identity import identity, take_over
+
+    folders = {folder.name: folder for folder in (io.runs / "scratch").iterdir() if folder != job.scratch}
+    if job.params.resume_from not in folders:
+        raise StageError(
+            f"pretrain.resume_from: there is no training {job.params.resume_from!r} in runs/pretrain/scratch",
+            remedy=f"there are: {', '.join(sorted(folders)) or 'none'}",
+        )
+    training = identity(job.params, job.config, job.plan, job.tokenizer)
+    take_over(folders[job.params.resume_from], job.scratch, training)
 
 
 def _launch(params: Params, job: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.checkpoint.shards import stored_name
 from model.config import ModelConfig
 from model.glm import GLM, Batch, initial_weights, initialise
 from model.parallel.collectives import TensorGroup
 from model.parallel.parallelize import checkpoint_blocks, fill, stage_model, tensor_group
-from model.parallel.plan import PlanError, check_config
+from model.parallel.plan import PlanError, check_config, stage_of
+from stages.pretrain.attention import check_attention
+from stages.pretrain.gradients import GradientWatch
 from stages.pretrain.settings import Params
 
 Losses = tuple[Tensor, Tensor, Tensor]
 QUANTITIES = ("master", "exp_avg", "exp_avg_sq")
-_STATE = ("exp_avg", "exp_avg_sq", "step")
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 _TIMEOUT = datetime.timedelta(minutes=30)  # of a collective: others wait while rank 0 writes a checkpoint
 
@@ -100,15 +102,19 @@ class Engine:
     Attributes:
         model: the GLM that this rank runs: all of it, or its stage with its parts of the matrices.
         place: where the rank stands in the plan.
+        attention: name of the attention backend in use.
     """
 
     def __init__(self, config: ModelConfig, params: Params, rank: int) -> None:
         check_config(params.plan, config)
         check_machine(params.precision)
+        self.attention = check_attention(config, params)
         self.plan, self.place, self._params = params.plan, params.plan.place(rank), params
         self.model = self._model(config, rank)
+        self.model.attention_backend = params.attention
         self.set_embedding_gradient_shrink(params.embedding_gradient_shrink)
         self._engine, self._optimizer = self._start(self.model)
+        self._watch = GradientWatch(self._optimizer, self.model, config.layers) if params.stability else None
 
     def _model(self, config: ModelConfig, rank: int) -> GLM:
         model = GLM(config)
@@ -141,6 +147,10 @@ class Engine:
         """EGS's alpha from the next step on."""
         self.model.embedding_gradient_shrink = alpha
 
+    def time_updates(self, timed: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Let `timed` wrap what makes new weights of gradients, their norm and clipping included."""
+        self._engine._take_model_step = timed(self._engine._take_model_step)
+
     def train_step(self, micro_batches: Sequence[Batch], lr: float) -> list[Losses]:
         """One update of the weights from this rank's share of a batch.
 
@@ -167,9 +177,24 @@ class Engine:
             outputs.append((loss.detach(), losses_T, where_T))
         return outputs
 
+    def evaluate(self, micro_batches: Sequence[Batch]) -> list[Losses]:
+        """As `train_step`, but without dropout, and nothing is learnt: the training goes on as if it had not been."""
+        self._engine.eval()
+        with torch.no_grad():
+            outputs = self._look([_on_device(batch, self._engine.device) for batch in micro_batches])
+        self._engine.train()
+        return outputs
+
+    def _look(self, micro_batches: Sequence[Batch]) -> list[Losses]:
+        return [self._engine(batch) for batch in micro_batches]
+
     def gradient_norm(self) -> float:
         """Global gradient norm of the last step, before clipping."""
         return float(self._engine.get_global_grad_norm())
+
+    def gradient_norms(self) -> dict[str, float]:
+        """The same by part of the model, where `params.stability` asks for it, else empty; a collective call."""
+        return self._watch.norms() if self._watch is not None else {}
 
     def total(self, meter: Tensor) -> Tensor:
         """Sum of all ranks' meters; a collective call."""
@@ -177,11 +202,23 @@ class Engine:
         dist.all_reduce(on_device)
         return on_device.to(meter.device)
 
-    def shards(self, quantity: str = "master") -> dict[str, Tensor]:
+    def stored(self) -> list[str]:
+        """Names of the parameters that this rank stores, its parts of them: each part of the model is stored by one rank."""
+        config, size = self.model.config, self.plan.tensor
+        mine = [
+            name
+            for name, _ in self.model.named_parameters()
+            if stage_of(name, config.layers, self.plan.pipeline) == self.place.stage
+            and (self.place.tensor == 0 or stored_name(name, self.place.tensor, size) != name)
+        ]
+        return mine[self.place.data :: self.plan.data]
+
+    def shards(self, quantity: str = "master", wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """What this rank's model has of a quantity, FP32 by parameter name, whatever ZeRO spread; a collective call.
 
         Args:
             quantity: one of `QUANTITIES`; moments exist from the first step on.
+            wanted: names of the parameters to keep, or all.
 
         Returns:
             Parts of matrices and of the model, as `model.parallel.split` and `model.parallel.plan` cut them.
@@ -192,18 +229,33 @@ class Engine:
         if quantity != "master":
             self._link_moments()
             read = partial(safe_get_full_optimizer_state, optim_state_key=quantity)
-        return {name: read(parameter).clone() for name, parameter in self.model.named_parameters()}
+        kept = {}
+        for name, parameter in self.model.named_parameters():
+            full = read(parameter)  # on every rank, whoever keeps it
+            if wanted is None or name in wanted:
+                kept[name] = full.clone()
+        return kept
 
     def whole(self, quantity: str = "master") -> dict[str, Tensor]:
         """`shards` of all ranks put together: of the whole model, on every rank; a collective call."""
         return self.shards(quantity)
 
-    def load_shards(self, shards: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+    def counters(self) -> dict[str, Any]:
+        """What a state needs beside masters and moments: how many updates these have seen, and FP16's loss scale."""
+        counters: dict[str, Any] = {"updates": int(self._optimizer.optimizer.state[self._flat()[0]]["step"])}
+        if self._params.precision == "fp16":
+            counters["loss_scaler"] = {name: getattr(self._optimizer.loss_scaler, name) for name in _SCALER}
+        return counters
+
+    def load_shards(
+        self, shards: Mapping[str, Mapping[str, Tensor]], steps: int, loss_scaler: Mapping[str, float] | None = None
+    ) -> None:
         """Continue from the `shards` that a rank at this place has, whichever plan they come from.
 
         Args:
-            shards: for each of `QUANTITIES`, tensors by parameter name.
+            shards: for each of `QUANTITIES`, tensors by parameter name; each is asked for once.
             steps: updates that the moments have seen.
+            loss_scaler: as in `counters`.
         """
         for flat in self._flat():
             count = torch.full((), float(steps), device=flat.device)
@@ -212,7 +264,9 @@ class Engine:
         self._link_moments()
         for quantity in QUANTITIES:
             for name, parameter in self.model.named_parameters():
-                _set_full(parameter, quantity, shards[quantity][name], self.place.data)
+                _set_full(parameter, quantity, shards[quantity][name].to(self._engine.device), self.place.data)
+        for name, value in (loss_scaler or {}).items():
+            setattr(self._optimizer.loss_scaler, name, value)
         self._refresh()
 
     def _link_moments(self) -> None:
@@ -220,33 +274,6 @@ class Engine:
         if self.plan.zero_stage < 3:
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
-
-    def master_weights(self) -> dict[str, Tensor]:
-        """FP32 weights of the whole model by parameter name; on every rank, a collective call."""
-        return self.whole()
-
-    def state(self) -> dict[str, Tensor]:
-        """This rank's share of masters and moments, by parameter group."""
-        tensors = {}
-        for index, flat in enumerate(self._flat()):
-            state = self._optimizer.optimizer.state[flat]
-            tensors[f"{index}.master"] = flat.data
-            tensors |= {f"{index}.{name}": state[name] for name in _STATE}
-        if self._params.precision == "fp16":
-            scaler = self._optimizer.loss_scaler
-            tensors["loss_scaler"] = torch.tensor([float(getattr(scaler, name)) for name in _SCALER], dtype=torch.float64)
-        return tensors
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Continue from `state()` of the same rank of the same plan; on every rank, a collective call."""
-        for index, flat in enumerate(self._flat()):
-            flat.data.copy_(tensors[f"{index}.master"])
-            self._optimizer.optimizer.state[flat] = {name: tensors[f"{index}.{name}"].clone() for name in _STATE}
-        if self._params.precision == "fp16":
-            scale, *counts = tensors["loss_scaler"].tolist()
-            for name, value in zip(_SCALER, (scale, *map(int, counts)), strict=True):
-                setattr(self._optimizer.loss_scaler, name, value)
-        self._refresh()
 
     def _refresh(self) -> None:
         """Make the weights that the model computes with from the masters; a collective call."""
@@ -294,6 +321,15 @@ class PipelineEngine(Engine):
         if shapes != self._shapes:  # stages agree on them once; later ones would be read wrongly, or never arrive
             raise ValueError(f"all micro-batches need the same shapes in a pipeline: {sorted(self._shapes | shapes)}")
         self._engine.train_batch(feed(micro_batches))
+        return self._spoken()
+
+    def _look(self, micro_batches: Sequence[Batch]) -> list[Losses]:
+        from model.parallel.pipeline import feed
+
+        self._engine.eval_batch(feed(micro_batches), num_micro_batches=len(micro_batches))
+        return self._spoken()
+
+    def _spoken(self) -> list[Losses]:
         losses = self._pipeline.take_losses()
         return losses if self.place.tensor == 0 else []  # the group's other ranks say the same
 

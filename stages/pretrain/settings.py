@@ -8,7 +8,9 @@ from typing import Annotated
 from ledger.schedule import BatchRamp, LrSchedule
 from model.config import NORMS, ModelConfig
 from model.parallel.plan import ParallelPlan
-from stages._params import NonNegative, OneOf, Positive, Range, Seed
+from stages._params import Fraction, NonNegative, OneOf, Positive, Range, Seed
+
+ATTENTION = ("auto", "explicit", "masked", "prefix", "varlen")  # `model.attention.BACKENDS`, read without torch
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,58 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class ShrinkRamp:
+    """EGS's alpha over time: the start value up to `first_step`, then straight to `end` in `steps` steps (facts 4.4).
+
+    Published: `--shrink-embedding-gradient-steps 6000 500`, to 1.0.
+    """
+
+    first_step: NonNegative
+    steps: Positive
+    end: Fraction = 1.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Every `every` steps and behind the last one, the loss on `sequences` windows of held-out text."""
+
+    every: Positive
+    sequences: Positive
+
+
+@dataclass(frozen=True)
+class Stability:
+    """When a training goes back by itself, and what it does otherwise then; see `stages.pretrain.stability`.
+
+    Attributes:
+        window: values of the past that a new one is compared with; until there are so many, nothing is a spike.
+        sigmas: how far above their mean, in their standard deviations, a value is a spike.
+        consecutive: spiking steps in a row that make the training go back.
+        good_after: steps without a spike behind a checkpoint that is gone back to.
+        skip_before, skip_after: steps before the first spike, and behind the last, whose samples are passed over.
+        learning_rate_factor, shrink_factor: what learning rate and EGS's alpha are multiplied with from there on.
+        returns: how often at most.
+    """
+
+    window: Annotated[int, Range(8, 100_000)]
+    sigmas: Annotated[float, Range(1.0, 1_000.0)]
+    consecutive: Positive
+    good_after: NonNegative
+    skip_before: NonNegative
+    skip_after: NonNegative
+    learning_rate_factor: Annotated[float, Range(1e-3, 1.0)]
+    shrink_factor: Annotated[float, Range(1e-3, 1.0)]
+    returns: Positive
+
+
+@dataclass(frozen=True)
 class Params:
     """Section `pretrain`.
 
     `threads` and the parallel degrees are tracked because they decide the order of floating-point sums, and so the bytes.
     `fp32_gradient_sums` adds micro-batches up in FP32; without it, in `precision`, as published.
+    `shard_bytes` bounds the files of states, and of checkpoints under a plan that spreads the model. `resume_from` names the
+    folder in runs/pretrain/scratch of an interrupted training that this one goes on from, on other processes.
     """
 
     seed: Seed
@@ -78,6 +127,12 @@ class Params:
     pipeline_parallel: Annotated[int, Range(1, 1_024)] = 1
     activation_checkpointing: bool = False
     fp32_gradient_sums: bool = False
+    attention: Annotated[str, OneOf(*ATTENTION)] = "auto"
+    embedding_gradient_shrink_ramp: ShrinkRamp | None = None
+    validation: Validation | None = None
+    stability: Stability | None = None
+    shard_bytes: Annotated[int, Range(1, 1 << 40)] = 5_000_000_000
+    resume_from: str = ""
 
     def __post_init__(self) -> None:
         self.plan.check(self.model.layers, self.model.heads, self.model.ffn)
@@ -90,6 +145,20 @@ class Params:
                 raise ValueError(
                     f"batch sizes must be multiples of micro_batch * data_parallel = {unit}, found {size}: set {name} to one"
                 )
+        if self.validation is not None and self.validation.sequences % unit:
+            raise ValueError(
+                f"validation.sequences must be a multiple of micro_batch * data_parallel = {unit}, "
+                f"found {self.validation.sequences}"
+            )
+        if self.stability is not None and (self.zero_stage == 3 or self.fp32_gradient_sums):
+            raise ValueError("stability reads gradients of zero_stage 1 or 2, without fp32_gradient_sums; set it to null else")
+
+    def shrink(self, step: int) -> float:
+        """EGS's alpha in `step`, from 0."""
+        start, ramp = self.embedding_gradient_shrink, self.embedding_gradient_shrink_ramp
+        if ramp is None:
+            return start
+        return start + (ramp.end - start) * min(max((step - ramp.first_step) / ramp.steps, 0.0), 1.0)
 
     @property
     def plan(self) -> ParallelPlan:

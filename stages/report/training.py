@@ -90,6 +90,8 @@ def _segment(facts: Facts, segment: Segment, ledger: Ledger) -> dict[str, Any]:
     """A row of the journal; where the checkpoint's weights lie here they are hashed again."""
     on_main_line = any(item.index == segment.index for item in ledger.journal.main_line())
     weights = f"data/pretrain/checkpoints/{segment.checkpoint}/model.safetensors"
+    if not (facts.io.root / weights).exists():
+        weights += ".index.json"  # of a model that was spread over processes: it has the SHA-256 of each shard
     present = on_main_line and segment.checkpoint is not None and (facts.io.root / weights).exists()
     if present and sha256_file(facts.io.input(weights)) != segment.weights_sha256:
         raise StageError(

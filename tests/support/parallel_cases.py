@@ -139,13 +139,13 @@ def by_plan(rank: int, settings: Params, **changes: Any) -> Trace:
     """The same training by the engine of a plan, as rank `rank`; its last steps are run again from a state before them."""
     engine = build_engine(config(settings, **changes), settings, rank)
     first = _steps(engine, settings, range(SAVED))
-    state = {name: tensor.clone() for name, tensor in engine.state().items()}
+    state, updates = {quantity: engine.shards(quantity) for quantity in QUANTITIES}, engine.counters()["updates"]
     second = _steps(engine, settings, range(SAVED, STEPS))
-    weights = engine.master_weights()
+    weights = engine.whole()
     engine = build_engine(config(settings, **changes), settings, rank)
-    engine.load_state(state)
+    engine.load_shards(state, updates)
     again = _steps(engine, settings, range(SAVED, STEPS))
-    resumed = engine.master_weights()
+    resumed = engine.whole()
     same = again == second and all(torch.equal(resumed[name], weight) for name, weight in weights.items())
     losses, norms = [[*before, *behind] for before, behind in zip(first, second, strict=True)]
     return Trace(losses, norms, _numpy(weights), same)
@@ -203,3 +203,23 @@ def run_cases(rank: int, cases: dict[str, tuple[Params, dict[str, Any]]]) -> dic
         print(f"case {name}", flush=True)  # in the logs of a failure
         results[name] = by_plan(rank, settings, **changes)
     return results
+
+
+def look(rank: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Three steps with a held-out loss between them, by the engine of a plan; what all ranks know of it."""
+    settings = params(1.0, **changes)
+    engine = build_engine(config(settings), settings, rank)
+    seen: dict[str, Any] = {"losses": []}
+    share = settings.data_parallel
+    for step in range(3):
+        mine = [rows(batch_of(step), slice(row, row + 1)) for row in range(engine.place.data, BATCH, share)]
+        seen["losses"].append(_mean(engine, engine.train_step(mine, 1e-3)))
+        seen |= {"parts": engine.gradient_norms(), "norm": engine.gradient_norm()}
+        seen["held_out"] = _mean(engine, engine.evaluate(mine))
+    return seen
+
+
+def _mean(engine: Engine, outputs: Any) -> float:
+    meter = torch.tensor([sum(float(loss) for loss, *_ in outputs), float(len(outputs))], dtype=torch.float64)
+    total, count = engine.total(meter).tolist()
+    return float(total / count)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from stages import pack
 from stages._engine import EngineSettings
 from stages._manifest import canonical, describe_folder
 from stages._params import parse, to_plain
-from stages._runner import StageIO
+from stages._runner import StageError, StageIO
 from stages.pack.kernel import Rules, tokens_before
+from stages.pretrain.settings import Params
 
 ROOT = Path(__file__).parents[2]
 PACK: dict[str, Any] = {
@@ -43,13 +46,13 @@ PRETRAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def training_project(root: Path, **changes: Any) -> Path:
+def training_project(root: Path, rows: int = 90, **changes: Any) -> Path:
     """Lay out code, parameters, packed samples of made-up tokens and a stand-in for the tokenizer file below `root`."""
     for room in ("stages", "model", "ledger"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
     (root / "params.yaml").write_text(yaml.safe_dump({"pretrain": PRETRAIN | changes}), encoding="utf-8")
-    write_packed(root / "data" / "pack", rows=90, vocabulary=128)
+    write_packed(root / "data" / "pack", rows, vocabulary=128)
     tokenizer = root / "data" / "tokenizer"
     tokenizer.mkdir(parents=True)
     (tokenizer / "tokenizer.json").write_text(json.dumps({"padded_size": 128}), encoding="utf-8")
@@ -121,6 +124,55 @@ def run_stage(root: Path, stage: str = "pretrain", **environment: str) -> subpro
     command = [sys.executable, "-m", f"stages.{stage}"]
     env = {**os.environ, **environment}
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+def train_in_child(root: Path, before: Callable[..., None] | None = None, *args: Any) -> tuple[int, str]:
+    """Train as the stage does, in a fork of a process that has imported what is slow.
+
+    Args:
+        root: a project of `training_project`.
+        before: run in the child before the training, `before(*args)`: where a test plants a kill or a fault.
+
+    Returns:
+        The child's exit code (negative for a signal), and what it said.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.distributed_imports"])
+    log = root / "child.log"
+    child = context.Process(target=_train, args=(root, log, before, args))
+    child.start()
+    child.join(240)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    assert child.exitcode is not None
+    return child.exitcode, log.read_text(encoding="utf-8", errors="replace")
+
+
+def _train(root: Path, log: Path, before: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    from stages.pretrain import __main__ as stage
+
+    params = parse(Params, yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))["pretrain"], "pretrain")
+    io = StageIO("pretrain", root, ["data/pack", "data/tokenizer", "data/encode"], "data/pretrain")
+    io.output.mkdir(parents=True, exist_ok=True)
+    if before is not None:
+        before(*args)
+    try:
+        stage.run(params, io)
+    except StageError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)
+    io.output.rename(root / "data/pretrain")
+    os._exit(0)
+
+
+def scratch_of(root: Path) -> Path:
+    """The one scratch folder of a project's training."""
+    (folder,) = (path for path in (root / "runs/pretrain/scratch").iterdir() if path.is_dir())
+    return folder
 
 
 def weights(root: Path) -> dict[str, str]:

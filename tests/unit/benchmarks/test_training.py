@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import _loss_memory
+from benchmarks import _loss_memory, _training_plan
 from benchmarks._loss_memory import Case, Spent
 from benchmarks.training import SECTIONS, TrainingBench, measure
 
@@ -40,3 +40,24 @@ def test_the_bar_is_for_our_peak(monkeypatch: pytest.MonkeyPatch, peak: int, ver
 def test_a_way_that_fails_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"none failed \(1\)"):
         _loss_memory.in_process("none", Case(1, 1, 1), 1)
+
+
+def test_the_plan_is_measured_beside_real_steps() -> None:
+    """At next to no size the process itself is all there is, which the plan knows to 10 % too."""
+    small = {"layers": 1, "hidden": 64, "heads": 1, "ffn": 128}
+    case = {"file": "params.yaml", "micro_batch": 1, "micro_batches": 2, "dropout": 0.0, "model": small}
+    planned = _training_plan.in_process(case, 1, returned=True)
+    assert planned["started"] < planned["peak"]
+    assert planned["planned"] == pytest.approx(planned["peak"], rel=_training_plan.TARGET)
+
+
+def test_a_plan_that_is_off_misses_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    for planned, verdict in ((109, "met"), (89, "MISSED"), (111, "MISSED")):
+        spent = {"planned": planned, "peak": 100, "started": 40}
+        monkeypatch.setattr(_training_plan, "in_process", lambda *case, returned, spent=spent: spent)
+        assert [row.verdict for row in measure(TrainingBench(1, lambda message: None), ["plan"])][1::3] == [verdict] * 2
+
+
+def test_a_case_that_fails_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"absent\.yaml failed \(1\)"):
+        _training_plan.in_process({"file": "absent.yaml", "micro_batch": 1, "micro_batches": 1}, 1, returned=True)

@@ -10,11 +10,17 @@ import torch
 from model.attention import Explicit
 from model.config import GLM_130B, ModelConfig
 from model.glm import GLM, Block
+from model.parallel.collectives import TensorGroup
+from model.parallel.parallelize import stage_model
+from model.parallel.plan import ParallelPlan, stage_blocks
 from model.planning import flops, inference, memory
 from model.planning.cluster import ACCELERATORS, Cluster
 from model.planning.layout import Layout, layers_per_stage, stage_parameters
 
 PUBLISHED = Layout(tensor=4, pipeline=8, data=24, micro_batch=1)
+MATRICES = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+NORMS = ("input_layernorm", "post_attention_layernorm")
+BLOCK = [f"layers.0.{part}.{kind}" for part in (*MATRICES, *NORMS) for kind in ("weight", "bias")]
 SMALL = ModelConfig(layers=3, hidden=64, heads=4, ffn=160, vocabulary=384, max_sequence=48)
 
 
@@ -110,7 +116,7 @@ def test_activations_of_a_layer_are_what_autograd_keeps(dtype: torch.dtype) -> N
     x = torch.randn(2, SMALL.max_sequence, SMALL.hidden, dtype=dtype, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         out = layer(x, Explicit(mask), rotary)
-    estimate = memory.layer_activations(SMALL, positions.numel(), dtype.itemsize, 1, scores_kept=True)
+    estimate = memory.layer_activations(SMALL, positions.numel(), dtype.itemsize, 1, memory.Attention(scores=True))
     assert sum(kept.values()) == pytest.approx(estimate, rel=0.02)
     assert out.shape == x.shape
 
@@ -119,11 +125,26 @@ def test_the_published_run_fits_its_gpus_and_would_not_without_its_measures() ->
     gpu = ACCELERATORS["A100-40G"].memory
 
     def fullest(layout: Layout) -> int:
-        return max(stage.total for stage in memory.stage_memory(GLM_130B, layout, 4224, "fp16", framework=2 * 10**9))
+        return max(stage.total for stage in memory.stage_memory(GLM_130B, layout, 4224, "fp16"))
 
     assert fullest(PUBLISHED) < gpu
     assert fullest(dataclasses.replace(PUBLISHED, checkpointing=False)) > gpu
     assert fullest(Layout(tensor=4, pipeline=1, data=24, micro_batch=1)) > gpu
+
+
+@pytest.mark.parametrize("stage", range(8))
+def test_every_published_shard_is_as_large_as_the_plan_says(stage: int) -> None:
+    """All 8 x 4 shards, really built on the meta device."""
+    plan = ParallelPlan(4, 8, 24, activation_checkpointing=True)
+    planned = stage_parameters(GLM_130B, PUBLISHED)[stage]
+    for rank in range(4):
+        shard = stage_model(GLM_130B, plan, stage, TensorGroup(rank, 4))
+        assert sum(parameter.numel() for parameter in shard.parameters()) == planned
+        names = {name for name, _ in shard.named_parameters()}
+        blocks = stage_blocks(GLM_130B.layers, 8, stage)
+        ends = {"word_embeddings.weight"} if stage in (0, 7) else set()
+        ends |= {"final_layernorm.weight", "final_layernorm.bias"} if stage == 7 else set()
+        assert names == ends | {name.replace("layers.0.", f"layers.{number}.") for number in blocks for name in BLOCK}
 
 
 def test_memory_parts_follow_the_zero_stage() -> None:

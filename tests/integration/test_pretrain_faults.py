@@ -1,0 +1,124 @@
+"""Trainings that are killed, poisoned or broken from within, and what becomes of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ledger.journal import Journal
+from tests.support import pretrain_faults as faults
+from tests.support.training import PRETRAIN, scratch_of, train_in_child, training_project, weights
+
+pytestmark = pytest.mark.slow
+
+STABILITY: dict[str, Any] = {
+    "window": 16, "sigmas": 6.0, "consecutive": 2, "good_after": 2, "skip_before": 1, "skip_after": 2,
+    "learning_rate_factor": 1.0, "shrink_factor": 0.5, "returns": 3,
+}  # fmt: skip
+LONG: dict[str, Any] = {
+    "rows": 1_400, "steps": 160, "checkpoint_every": 20, "save_every": 20, "micro_batch": 8, "embedding_gradient_shrink": 1.0,
+    "batch_start": 8, "batch_end": 8, "batch_increment": 8, "batch_ramp_samples": 0,
+    "model": PRETRAIN["model"] | {"dropout": 0.0},
+    "optimizer": PRETRAIN["optimizer"] | {"peak_lr": 1.0e-2, "decay_samples": 1_280},
+}  # fmt: skip
+POISON = (60, 63, 3)  # first and last step, token
+_FATES = random.Random(2022)
+KILLS = [
+    ("row", _FATES.randint(1, 9)), ("checkpoint", _FATES.randint(1, 3)), ("journal", 1),
+    ("state", _FATES.randint(1, 3)), ("row", _FATES.randint(1, 4)),
+]  # fmt: skip
+
+
+def rows_of(root: Path, name: str = "loss.csv") -> list[dict[str, str]]:
+    with (root / "data/pretrain" / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def hold_out(root: Path) -> None:
+    """Held-out tokens beside the training ones, as encode leaves them."""
+    tokens = np.random.default_rng(2).integers(8, 128, 700).astype(np.int32)
+    schema = pa.schema([("token", pa.int32())])
+    with pa.ipc.new_file(str(root / "data/encode/heldout-00000.arrow"), schema) as writer:
+        writer.write_batch(pa.record_batch([pa.array(tokens)], schema=schema))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = training_project(tmp_path_factory.mktemp("undisturbed"))
+    assert train_in_child(root) == (0, (root / "child.log").read_text(encoding="utf-8"))
+    return root
+
+
+def test_five_kills_one_after_the_other_leave_no_trace(undisturbed: Path, tmp_path: Path) -> None:
+    """Among them: within the write of a checkpoint, before its journal line is safe, within the write of a state."""
+    root = training_project(tmp_path)
+    for place, count in KILLS:
+        code, log = train_in_child(root, faults.kill_at, place, count)
+        assert code == -9, (place, count, log)
+        if place == "checkpoint":
+            assert list((scratch_of(root) / "checkpoints").glob(".*")), "it was killed with a checkpoint half written"
+    code, log = train_in_child(root)
+    assert code == 0, log
+    assert weights(root) == weights(undisturbed)
+
+
+def test_validation_and_watch_leave_the_training_as_it_is(undisturbed: Path, tmp_path: Path) -> None:
+    root = training_project(tmp_path, validation={"every": 10, "sequences": 4}, stability=STABILITY | {"sigmas": 1_000.0})
+    hold_out(root)
+    code, log = train_in_child(root)
+    assert code == 0, log
+    assert {name: weights(root)[name] for name in weights(undisturbed)} == weights(undisturbed)
+    validated = rows_of(root, "validation.csv")
+    assert [int(row["step"]) for row in validated] == [10, 20, 24]
+    assert {(row["sequences"], row["targets"]) for row in validated} == {("4", str(4 * 32))}
+    for row, norms in zip(rows_of(root), rows_of(root, "gradient_norms.csv"), strict=True):
+        parts = [float(norm) for name, norm in norms.items() if name != "step"]
+        assert float(np.linalg.norm(parts)) == pytest.approx(float(row["grad_norm"]), rel=1e-4)
+
+
+def test_a_poisoned_range_is_left_out_and_the_training_recovers(tmp_path: Path) -> None:
+    clean, sick = training_project(tmp_path / "clean", **LONG), training_project(tmp_path / "sick", **LONG, stability=STABILITY)
+    code, log = train_in_child(clean)
+    assert code == 0, log
+    code, log = train_in_child(sick, faults.poison, *POISON)
+    assert code == 0, log
+    journal = Journal.read(sick / "data/pretrain/journal.jsonl")
+    (line,) = (segment for segment in journal.segments if segment.status == "abandoned")
+    assert (line.first_step, line.last_step, line.settings["return_to"]) == (60, 61, "step-000040")
+    skipped = [pair for segment in journal.main_line() for pair in segment.skipped]
+    assert skipped == [(59, 59), (60, 63)], "all of the poison, and one step before"
+    assert journal.main_line()[-1].settings == {"embedding_gradient_shrink": 0.5}
+    rows = rows_of(sick)
+    assert [int(row["step"]) - 1 for row in rows if not row["loss"]] == [59, 60, 61, 62, 63]
+    healthy, recovered = (np.mean([float(row["loss"]) for row in rows_of(root)[-20:]]) for root in (clean, sick))
+    assert recovered == pytest.approx(healthy, rel=0.01)
+
+
+def test_a_loss_that_is_nan_in_the_first_step_ends_the_training_with_a_sentence(tmp_path: Path) -> None:
+    root = training_project(tmp_path)
+    code, log = train_in_child(root, faults.not_a_number, 1)
+    assert code == 1
+    assert "loss is nan in the first step, before anything was learnt" in log
+    assert "Traceback" not in log
+    assert not (root / "data/pretrain").exists()
+
+
+def test_states_say_of_a_killed_return_where_it_stood(tmp_path: Path) -> None:
+    """Killed right behind the journal's line of a return, a training goes on as if it had not been."""
+    whole, killed = (training_project(tmp_path / name, **LONG | {"steps": 80}, stability=STABILITY) for name in ("a", "b"))
+    code, log = train_in_child(whole, faults.poison, *POISON)
+    assert code == 0, log
+    code, log = train_in_child(killed, faults.poison_and_kill_at, *POISON, "journal", 4)  # three checkpoints, then the return
+    assert code == -9, log
+    last = (scratch_of(killed) / "journal.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last)["status"] == "abandoned"
+    code, log = train_in_child(killed, faults.poison, *POISON)
+    assert code == 0, log
+    assert weights(killed) == weights(whole)
