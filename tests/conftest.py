@@ -33,6 +33,11 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: processes that share the suite then end at nearly the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(_PRIVATE, ignore_errors=True)
 

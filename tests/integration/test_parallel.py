@@ -114,6 +114,7 @@ def test_layers_loss_and_dropout_of_a_tensor_parallel_group(tmp_path: Path) -> N
     run_distributed(rank_checks.all_checks, 2, tmp_path, config(params(CLIP)))
 
 
+@pytest.mark.longest
 def test_a_killed_rank_ends_the_stage_and_a_rerun_gives_the_same_weights(tmp_path: Path) -> None:
     """`python -m stages.pretrain` over two pipeline stages: undisturbed, and with one rank killed in the middle."""
     undisturbed = training_project(tmp_path / "undisturbed", pipeline_parallel=2, micro_batch=1, steps=12)

@@ -173,6 +173,7 @@ def test_an_interrupted_command_leaves_no_process(tmp_path: Path, number: signal
     assert "right" not in graph.read_lock(root)
 
 
+@pytest.mark.longest
 @pytest.mark.usefixtures("prefect_server")
 def test_the_real_graph_by_flow_and_by_repro(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two clean workspaces, two ways to run: the same lock, so the same bytes in every output."""
