@@ -1,8 +1,10 @@
 """Training beside plain torch: one table of ratios, one machine, one run.
 
-Run in the environment of `make repro`:  python benchmarks/training.py [--json] [--only SECTION ...]
+Run in the environment of `make repro`, in a built project:  python benchmarks/training.py [--json] [--only SECTION ...]
+    speed    tokens a second of the laptop profile, beside a bare loop of torch over the same model and a plain causal GPT
     memory   what the loss takes, beside the usual way that holds all logits: a process for each way, peak less start
     plan     memory of laptop and 125m as `glm plan` foresees it, beside the resident peak of real steps (two minutes)
+    gpu      MFU at 124M, 350M, 760M and 1.3B parameters, beside a compiled causal GPT of the same shape; says so without a GPU
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from rich.console import Console
 if TYPE_CHECKING:
     from benchmarks._measure import Row
 
-SECTIONS = {"memory": "_loss_memory", "plan": "_training_plan"}  # name: its module, which has `rows(bench)`
+SECTIONS = {
+    "speed": "_training_speed",
+    "memory": "_loss_memory",
+    "plan": "_training_plan",
+}  # name: its module, which has `rows(bench)`
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,14 @@ class TrainingBench:
     Attributes:
         threads: of torch, in every process that is measured.
         say: where progress goes.
+        project: a built project, whose packed samples are trained on.
+        steps: how many of each loop are timed.
     """
 
     threads: int
     say: Callable[[str], None]
+    project: Path = Path()
+    steps: int = 24
 
 
 def measure(bench: TrainingBench, sections: list[str]) -> list[Row]:
@@ -53,6 +63,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--project", type=Path, default=Path(), help="a built project (its packed samples and its tokenizer)")
+    parser.add_argument("--steps", type=int, default=24, help="steps of each loop whose speed is compared")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure these sections alone")
     return parser.parse_args()
 
@@ -63,7 +75,12 @@ def main() -> int:
     from benchmarks._measure import print_table
 
     chosen = arguments()
-    bench = TrainingBench(chosen.threads, lambda message: print(f"training benchmark: {message}", file=sys.stderr, flush=True))
+    bench = TrainingBench(
+        threads=chosen.threads,
+        say=lambda message: print(f"training benchmark: {message}", file=sys.stderr, flush=True),
+        project=chosen.project.resolve(),
+        steps=chosen.steps,
+    )
     rows = measure(bench, chosen.only)
     if chosen.json:
         print(json.dumps({"rows": [row.plain() for row in rows]}))

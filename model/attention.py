@@ -140,10 +140,9 @@ def prepare(
         mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)  # once, not once a layer
         return Explicit(mask) if name == "explicit" else Masked(mask)
     blocks_S3 = blocks(block_start_BN, block_context_BN, length)
-    if name == "varlen":
-        return Varlen.of(blocks_S3)
+    made: Attend = Varlen.of(blocks_S3) if name == "varlen" else Prefix.of(blocks_S3)
     # A graph for each layout of blocks would soon be more than torch.compile keeps.
-    uncompiled: Attend = torch.compiler.disable(Prefix.of(blocks_S3).__call__)
+    uncompiled: Attend = torch.compiler.disable(made.__call__)
     return uncompiled
 
 

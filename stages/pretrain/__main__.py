@@ -12,15 +12,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
-from stages._runner import StageError, StageIO, keep_freed_memory, run_stage
+from stages._params import ParamsError, load_section
+from stages._runner import StageError, StageIO, keep_freed_memory, run_stage, stage_entry
 from stages.pretrain.settings import Params
+from stages.pretrain.world import Group, Place, joined, launched
 
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
     """Train in the scratch folder keyed by all inputs, then copy the results to the output."""
+    with joined(launched(os.environ, params.plan.world)) as group:
+        return _run(params, io, group)
+
+
+def follow(params: Params, place: Place | None, root: Path) -> None:
+    """What a launcher's ranks behind the first do: train; output and records of the stage are rank 0's.
+
+    Raises:
+        StageError: this rank failed.
+    """
+    with joined(place) as group:
+        assert group is not None
+        io = StageIO("pretrain", root, *stage_entry(root, "pretrain"))
+        _launch(params, _job(params, io, io.scratch(group.store.get("scratch").decode())), group)
+
+
+def _run(params: Params, io: StageIO, group: Group | None) -> dict[str, Any]:
+    import torch
+
     from stages.pretrain.state import only_writer
 
     job_folder = io.scratch(io.fingerprint(params))
@@ -29,12 +53,15 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
         job = _job(params, io, job_folder)
         if params.resume_from:
             _take_over(io, job)
-        _launch(params, job)
+        if group is not None:
+            group.store.set("scratch", job_folder.name)
+        _launch(params, job, group)
         (io.output / "plan.json").write_text(job.plan.to_json(), encoding="utf-8")
         for name in ("loss.csv", "journal.jsonl", "validation.csv", "gradient_norms.csv"):
             if (job_folder / name).exists():
                 shutil.copyfile(job_folder / name, io.output / name)
         shutil.copytree(job_folder / "checkpoints", io.output / "checkpoints")
+    io.notes["gpus"] = params.plan.world if torch.cuda.is_available() else 0
     io.notes["meters"] = json.loads((job_folder / "meters" / "metrics.json").read_text(encoding="utf-8"))
     _drop_other_scratch(io, job_folder.name)
     return _counts(io, job)
@@ -84,13 +111,15 @@ def _take_over(io: StageIO, job: Any) -> None:
     take_over(folders[job.params.resume_from], job.scratch, training)
 
 
-def _launch(params: Params, job: Any) -> None:
+def _launch(params: Params, job: Any, group: Group | None) -> None:
     from model.parallel.plan import PlanError
     from stages.pretrain.launch import run_ranks
     from stages.pretrain.trainer import train
 
     try:
-        if params.plan.world == 1:
+        if group is not None:
+            train(group.place.rank, job, group)
+        elif params.plan.world == 1:
             train(0, job)
         else:
             run_ranks(train, job, params.plan.world)
@@ -123,6 +152,23 @@ def _counts(io: StageIO, job: Any) -> dict[str, Any]:
     }
 
 
+def main() -> None:
+    """Be the stage; or, where a launcher says so, one of its ranks behind the first."""
+    if os.environ.get("RANK", "0") == "0":
+        run_stage("pretrain", Params, run)
+        return
+    try:
+        params = load_section(Params, Path("params.yaml"), "pretrain")
+        place = launched(os.environ, params.plan.world)
+    except (ParamsError, StageError) as error:
+        raise SystemExit(1) from error  # rank 0 meets the same, and says so
+    try:
+        follow(params, place, Path.cwd())
+    except StageError as error:
+        print(f"ERROR: stage pretrain: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error
+
+
 if __name__ == "__main__":
     keep_freed_memory()
-    run_stage("pretrain", Params, run)
+    main()

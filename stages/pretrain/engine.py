@@ -25,6 +25,7 @@ from model.parallel.collectives import TensorGroup
 from model.parallel.parallelize import checkpoint_blocks, fill, stage_model, tensor_group
 from model.parallel.plan import PlanError, check_config, stage_of
 from stages.pretrain.attention import check_attention
+from stages.pretrain.deepspeed_config import deepspeed_config
 from stages.pretrain.gradients import GradientWatch
 from stages.pretrain.settings import Params
 
@@ -38,30 +39,33 @@ def prepare_environment(scratch: Path) -> None:
     """Settings that DeepSpeed reads while it is imported; called in every rank, before the first import."""
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses to compute deterministically
     # A build killed in a shared extensions folder leaves a lock on which every later run waits for ever.
     os.environ["TORCH_EXTENSIONS_DIR"] = str(scratch / "torch_extensions")
 
 
-def start_process_group(rank: int, world: int, rendezvous: Path) -> None:
-    """Join the process group through a file, so that no port is taken."""
+def start_process_group(rank: int, world: int, meeting: Path | dist.Store, local_rank: int | None = None) -> None:
+    """Join the process group; a collective call.
+
+    Args:
+        rank: of this process, among `world`.
+        world: how many there are.
+        meeting: where they find each other: a file that is not there yet, so that no port is taken, or a launcher's store.
+        local_rank: which one of its host this process is, and so whose GPU it takes; `rank` where there is one host.
+    """
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Otherwise `init_distributed` compiles a shared-memory op with the C++ compiler, for a minute, for no gain here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    local_rank = rank if local_rank is None else local_rank
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(world))
     if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(local_rank)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    deepspeed.init_distributed(
-        backend,
-        auto_mpi_discovery=False,
-        init_method=f"file://{rendezvous}",
-        rank=rank,
-        world_size=world,
-        timeout=_TIMEOUT,
-        verbose=False,
-    )
+    store = dist.FileStore(str(meeting), world) if isinstance(meeting, Path) else dist.PrefixStore("training", meeting)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_TIMEOUT)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT, verbose=False)  # takes what is there
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -361,31 +365,3 @@ def _set_full(parameter: nn.Parameter, quantity: str, value: Tensor, rank: int) 
 def _on_device(batch: Batch, device: torch.device) -> Batch:
     tensors = (batch.input_ids, batch.target_ids, batch.position_ids, batch.block_start, batch.block_context)
     return Batch(*(tensor.to(device) for tensor in tensors))
-
-
-def deepspeed_config(params: Params) -> dict[str, Any]:
-    """DeepSpeed's settings. ZeRO-0 is never used: its BF16 path is another optimizer, with visibly other losses."""
-    zero: dict[str, Any] = {"stage": params.zero_stage}
-    if params.zero_stage == 3:
-        zero["stage3_param_persistence_threshold"] = 10 * params.model.hidden  # biases and LayerNorms stay whole
-    return {
-        "train_micro_batch_size_per_gpu": params.micro_batch,
-        "train_batch_size": params.batch_start,
-        "gradient_clipping": params.optimizer.clip_norm,
-        "zero_optimization": zero,
-        # Without the immediate update, a pipeline that sums in FP32 loses most of its first stages' gradients, without a word.
-        "bf16": {"enabled": params.precision == "bf16", "immediate_grad_update": params.fp32_gradient_sums},
-        "fp16": {  # as the run set it (facts 4.1), where the paper's Table 11 prints a window of 2,000
-            "enabled": params.precision == "fp16",
-            "loss_scale": 0,
-            "initial_scale_power": 16,
-            "loss_scale_window": 200,
-            "hysteresis": 2,
-            "min_loss_scale": 1,
-        },
-        # Blocks compute again by themselves (`checkpoint_blocks`); reentrant checkpointing fails behind integer inputs.
-        "pipeline": {"use_reentrant": False, "activation_checkpoint_interval": 0},
-        "data_types": {"grad_accum_dtype": "fp32" if params.fp32_gradient_sums else None},
-        "steps_per_print": 1_000_000_000,
-        "wall_clock_breakdown": False,
-    }

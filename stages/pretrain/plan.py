@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from model.config import ModelConfig
+from model.parallel.plan import ParallelPlan
 from model.planning import flops, inference
 from model.planning.cluster import ACCELERATORS, Cluster
 from model.planning.layout import Layout, layers_per_stage
@@ -67,13 +68,16 @@ def read_profile(file: Path) -> Profile:
     return Profile(
         name="laptop" if file.name == "params.yaml" else file.stem,
         config=params.model.with_data(vocabulary, other["pack"]["sequence_length"]),
-        layout=Layout(
-            plan.tensor, plan.pipeline, plan.data, params.micro_batch, plan.zero_stage, plan.activation_checkpointing
-        ),
+        layout=layout_of(plan, params.micro_batch),
         batches=dict(sorted(Counter((bounds[1:] - bounds[:-1]).tolist()).items())),
         precision=params.precision,
         attention=params.attention,
     )
+
+
+def layout_of(plan: ParallelPlan, micro_batch: int) -> Layout:
+    """A plan of processes, as the arithmetic of memory and time takes it."""
+    return Layout(plan.tensor, plan.pipeline, plan.data, micro_batch, plan.zero_stage, plan.activation_checkpointing)
 
 
 def on_cluster(profile: Profile, cluster: Cluster) -> Profile:
@@ -133,7 +137,31 @@ def knobs(profile: Profile, room: float) -> list[str]:
     if not found and not layout.checkpointing:
         both = [change | {"activation_checkpointing": True} for change in tries]
         found = [change for change in both if _fits(profile, change, room)]
-    return [", ".join(f"{name}: {json.dumps(value)}" for name, value in change.items()) for change in found]
+    return [_written(change) for change in found]
+
+
+def savings(profile: Profile, device: str) -> list[tuple[str, int]]:
+    """The gentlest changes to `pretrain` that need less memory, and bytes of the fullest stage with each; the best last."""
+    layout = profile.layout
+    tries: list[dict[str, Any]] = [{"micro_batch": size} for size in _halves(layout.micro_batch)[:2]]
+    if not layout.checkpointing:
+        tries += [change | {"activation_checkpointing": True} for change in ({}, *tries[-1:])]
+    tries += [{"zero_stage": 2}, {"zero_stage": 3}] if layout.data > 1 and layout.pipeline == layout.tensor == 1 else []
+    now, found = _fullest(profile, {}, device), []
+    for change in tries:
+        total = _fullest(profile, change, device)
+        if total < now:
+            found.append((_written(change), total))
+    return sorted(found, key=lambda saving: -saving[1])
+
+
+def _fullest(profile: Profile, change: dict[str, Any], device: str) -> int:
+    layout = dataclasses.replace(profile.layout, **{_FIELDS[name]: value for name, value in change.items()})
+    return max(stage.total for stage in memory_of(dataclasses.replace(profile, layout=layout), device))
+
+
+def _written(change: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {json.dumps(value)}" for name, value in change.items())
 
 
 def _halves(size: int) -> list[int]:
@@ -156,8 +184,7 @@ _FIELDS = {
 
 def _fits(profile: Profile, change: dict[str, Any], room: float) -> bool:
     try:
-        layout = dataclasses.replace(profile.layout, **{_FIELDS[name]: value for name, value in change.items()})
-        return max(stage.total for stage in memory_of(dataclasses.replace(profile, layout=layout), "cuda")) <= room
+        return _fullest(profile, change, "cuda") <= room
     except ValueError:  # sizes that do not divide are no way out
         return False
 

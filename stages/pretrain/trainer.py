@@ -30,11 +30,13 @@ from stages.pretrain.data import PackedSamples
 from stages.pretrain.engine import build_engine, prepare_environment, start_process_group
 from stages.pretrain.identity import check_identity, identity
 from stages.pretrain.logs import Logs, Row, watched
+from stages.pretrain.memory import shortage_explained
 from stages.pretrain.meters import Meters, Tracer, console
 from stages.pretrain.saving import Saver, Target, clear_partial
 from stages.pretrain.settings import Params
 from stages.pretrain.stability import Course, Spike
 from stages.pretrain.state import TrainingState
+from stages.pretrain.world import Group
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,26 @@ class Job:
     held_out: Path | None = None
 
 
-def train(rank: int, job: Job) -> None:
-    """Train to the last step as rank `rank` of the plan; entry point of every rank's process."""
+def train(rank: int, job: Job, group: Group | None = None) -> None:
+    """Train to the last step as rank `rank` of the plan; entry point of every rank's process.
+
+    Args:
+        rank: of this process.
+        job: the same on all ranks.
+        group: the ranks, where a launcher has started them; otherwise they are all of this host and meet in the scratch folder.
+    """
     prepare_environment(job.scratch)
     torch.set_num_threads(job.params.threads)
     torch.use_deterministic_algorithms(True)
     # A debugging aid, on by default, that costs a sixth of a CPU step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    start_process_group(rank, job.params.plan.world, job.scratch / "rendezvous")
+    if group is None:
+        start_process_group(rank, job.params.plan.world, job.scratch / "rendezvous")
+    else:
+        start_process_group(rank, job.params.plan.world, group.store, group.place.local_rank)
     try:
-        Trainer(rank, job).run()
+        with shortage_explained(rank, job):
+            Trainer(rank, job).run()
     finally:
         dist.destroy_process_group()
 
@@ -178,8 +190,8 @@ class Trainer:
             meter += _measure(loss, losses_T, where_T, self.samples.kinds(micro), self.samples.length)
         row = self._row(step, self.engine.total(meter))
         norms = {name: f"{norm:.6f}" for name, norm in self.engine.gradient_norms().items()}
-        if self.params.stability is None and not np.isfinite(float(row["loss"])):
-            raise _not_finite(row["loss"], step)
+        if self.params.stability is None:
+            _check_finite(row, step, self.params.precision)
         return row, norms
 
     def _mine(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -327,13 +339,18 @@ class Trainer:
         return f"{config.layers} layers x {config.hidden}, {self.params.precision}, {ranks} rank(s), attention {attention}"
 
 
-def _not_finite(loss: str, step: int) -> StageError:
+def _check_finite(row: Row, step: int, precision: str) -> None:
+    """Stop at a loss or gradient that is not finite; an FP16 gradient may overflow, which the loss scale answers."""
+    values = {"loss": row["loss"]} | ({"gradient norm": row["grad_norm"]} if precision != "fp16" else {})
+    broken = next((f"{name} is {value}" for name, value in values.items() if not np.isfinite(float(value))), None)
+    if broken is None:
+        return
     if step == 0:
-        return StageError(
-            f"loss is {loss} in the first step, before anything was learnt",
+        raise StageError(
+            f"{broken} in the first step, before anything was learnt",
             remedy="it is not the learning rate: try pretrain.precision: fp32, and look at the packed samples in data/validate",
         )
-    return StageError(f"loss is {loss} at step {step}", remedy="lower pretrain.optimizer.peak_lr or lengthen its warm-up")
+    raise StageError(f"{broken} at step {step}", remedy="lower pretrain.optimizer.peak_lr or lengthen its warm-up")
 
 
 def _rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,32 @@ def test_a_loss_that_is_nan_in_the_first_step_ends_the_training_with_a_sentence(
     assert code == 1
     assert "loss is nan in the first step, before anything was learnt" in log
     assert "Traceback" not in log
+    assert not (root / "data/pretrain").exists()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_training_before_it_does_harm_unseen(tmp_path: Path) -> None:
+    """DeepSpeed would leave the update out and say nothing."""
+    root = training_project(tmp_path)
+    code, log = train_in_child(root, faults.not_a_number, 7, True)  # two micro-batches a step: the fourth step's first
+    assert code == 1
+    assert re.search(r"gradient norm is (nan|inf) at step 3", log)
+    assert "Traceback" not in log
+
+
+def test_memory_that_runs_out_is_told_with_the_plan_and_the_knobs(tmp_path: Path) -> None:
+    """Real allocations of real steps fail, under a limit of the system."""
+    wide = PRETRAIN["model"] | {"layers": 6, "hidden": 512, "heads": 8, "ffn": 1024}
+    root = training_project(
+        tmp_path, rows=200, steps=4, micro_batch=64, batch_start=64, batch_end=64, batch_increment=64, model=wide
+    )
+    code, log = train_in_child(root, faults.little_memory, 200_000_000)
+    assert code == 1, log
+    (said,) = (line for line in log.splitlines() if "out of memory" in line)
+    assert re.search(r"rank 0 of 1 is out of memory \(.*alloc", said), said
+    assert re.search(r"The plan foresees \d\.\d\d GB .*activations \d\.\d\d GB", said), said
+    knobs = re.findall(r"pretrain\.(micro_batch: (?:16|32)|activation_checkpointing: true) \((\d\.\d\d) GB\)", said)
+    assert {knob for knob, _ in knobs} == {"micro_batch: 16", "micro_batch: 32", "activation_checkpointing: true"}
+    assert f"pretrain.resume_from: {scratch_of(root).name}" in said
     assert not (root / "data/pretrain").exists()
 
 

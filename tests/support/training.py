@@ -46,13 +46,13 @@ PRETRAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def training_project(root: Path, rows: int = 90, **changes: Any) -> Path:
+def training_project(root: Path, rows: int = 90, documents: int = 1, **changes: Any) -> Path:
     """Lay out code, parameters, packed samples of made-up tokens and a stand-in for the tokenizer file below `root`."""
     for room in ("stages", "model", "ledger"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
     (root / "params.yaml").write_text(yaml.safe_dump({"pretrain": PRETRAIN | changes}), encoding="utf-8")
-    write_packed(root / "data" / "pack", rows, vocabulary=128)
+    write_packed(root / "data" / "pack", rows, vocabulary=128, documents=documents)
     tokenizer = root / "data" / "tokenizer"
     tokenizer.mkdir(parents=True)
     (tokenizer / "tokenizer.json").write_text(json.dumps({"padded_size": 128}), encoding="utf-8")
@@ -61,7 +61,7 @@ def training_project(root: Path, rows: int = 90, **changes: Any) -> Path:
     return root
 
 
-def write_packed(folder: Path, rows: int, vocabulary: int) -> None:
+def write_packed(folder: Path, rows: int, vocabulary: int, documents: int = 1) -> None:
     """`rows` sequences over a token stream with structure that a model can learn (each token follows from the last)."""
     settings = parse(pack.Params, PACK, "pack")
     length = int(tokens_before(settings.seed, 0, np.array([rows]), Rules.of(settings.masking()))[0])
@@ -72,7 +72,7 @@ def write_packed(folder: Path, rows: int, vocabulary: int) -> None:
         jump = 7 if rng.random() < 0.9 else int(rng.integers(1, vocabulary - 8))
         tokens[index] = 8 + (tokens[index - 1] - 8 + jump) % (vocabulary - 8)
     root = folder.parents[1]
-    write_encoded(root, tokens, [len(tokens)])
+    write_encoded(root, tokens, [len(part) for part in np.array_split(tokens, documents)])
     pack_project(root, settings)
 
 

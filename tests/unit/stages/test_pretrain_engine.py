@@ -10,7 +10,8 @@ import pytest
 
 from model.parallel.plan import PlanError
 from stages._params import ParamsError
-from stages.pretrain.engine import check_machine, deepspeed_config
+from stages.pretrain.deepspeed_config import deepspeed_config
+from stages.pretrain.engine import check_machine
 from tests.support.parallel_cases import params
 from tests.support.training import run_stage, training_project
 
