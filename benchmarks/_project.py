@@ -41,6 +41,7 @@ def make(root: Path) -> Path:
     for room in _ROOMS:
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
+    (root / "takedowns.jsonl").touch()
     (root / ".cache").mkdir(exist_ok=True)
     return root
 

@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
     ]
 )
 _ROWS = 4096
+_DIFFERENT = ("doc_id", "path", "url", "raw_sha256", "text")  # for which a dictionary would be built, and then given up
 
 
 def document_files(folder: Path) -> list[Path]:
@@ -61,7 +62,11 @@ def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, An
 def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write record batches as Parquet, one row group each, and return the number of rows; the file appears whole."""
     count = 0
-    with _storage.atomic_output(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+    repeated = [name for name in schema.names if name not in _DIFFERENT] if schema == SCHEMA else True
+    with (
+        _storage.atomic_output(path) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", use_dictionary=repeated) as writer,
+    ):
         for batch in batches:
             writer.write_batch(batch)
             count += len(batch)

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numba
 
+def _load_numba() -> ModuleType:
+    """numba, loaded as if scipy were not installed, where nothing has loaded that yet.
+
+    numba loads scipy before its first kernel runs, to find the BLAS of it: a fifth of a process's start, and no kernel here
+    calls BLAS.
+    """
+    hidden = "scipy" not in sys.modules
+    if hidden:
+        sys.modules["scipy"] = None  # type: ignore[assignment]  # by which Python says that it cannot be imported
+    try:
+        importlib.import_module("numba.np.arraymath")
+        return importlib.import_module("numba")
+    finally:
+        if hidden:
+            del sys.modules["scipy"]
+
+
+numba = _load_numba()
 _FOLDER = Path(__file__).parents[1] / ".cache" / "numba"
 
 

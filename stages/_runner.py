@@ -21,12 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from stages import _manifest, _storage
 from stages._engine import Engine, EngineSettings, read_settings, without_pandas
 from stages._errors import StageError
-from stages._params import ParamsError, load_section, to_plain
+from stages._params import ParamsError, load_section, read_yaml, to_plain
 from stages._sandbox import Sandbox
 
 __all__ = ["Progress", "StageError", "StageIO", "execute", "keep_freed_memory", "run_stage", "stage_entry"]
@@ -227,7 +225,7 @@ def stage_entry(root: Path, stage: str) -> tuple[list[str], str]:
     file = root / "dvc.yaml"
     if not file.is_file():
         raise StageError("no dvc.yaml here", file=file, remedy="run the stage from the project's root, by `dvc repro`")
-    stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
+    stages = read_yaml(file.read_text(encoding="utf-8"))["stages"]
     if stage not in stages:
         raise StageError(f"stage {stage!r} is not in the graph", file=file, remedy="add it to dvc.yaml")
     outs = [next(iter(out)) if isinstance(out, dict) else out for out in stages[stage].get("outs", [])]

@@ -303,10 +303,11 @@ class Cleaner:
         return privacy.mask(text[:1000], self.params.mask)[0]
 
     def _drop(self, batch: _Batch) -> None:
+        for lang, number in Counter(batch.langs).items():
+            self._count("seen", "documents", lang, number)
         for doc_id, source, lang, reason, detail in zip(
             batch.doc_ids, batch.sources, batch.langs, batch.reasons, batch.details, strict=True
         ):
-            self._count("seen", "documents", lang)
             if reason:
                 self._count("drops", reason, lang)
                 self.drops.append({"doc_id": doc_id, "source": source, "lang": lang, "reason": reason, "detail": detail})

@@ -84,26 +84,22 @@ def iter_warc(stream: IO[bytes], kind: str = "response", how: Reading = PLAIN) -
     produced = checked = before = 0
     offset = -1
     claimed = kind == "conversion"
+    url, date = WarcHeader.WARC_TARGET_URI, WarcHeader.WARC_DATE  # names that the parser knows: ten times faster than text
     records = ArchiveIterator(stream, record_types=getattr(WarcRecordType, kind), parse_http=False, inplace=True)
     for record in records:
-        before = before + 1 if record.stream_pos == offset else 0
-        offset, length, headers = record.stream_pos, record.content_length, record.headers
+        start, length, headers = record.stream_pos, record.content_length, record.headers
+        before = before + 1 if start == offset else 0
+        offset = start
         produced += length
         if produced - checked >= _CHECKED_EVERY:
             how.limits.check(produced, stream.tell())
             checked = produced
         block = record.reader.read() if length <= how.max_record_bytes else None
-        if WarcHeader.CONTENT_LENGTH not in headers or (block is not None and len(block) < length):
+        if (not length and WarcHeader.CONTENT_LENGTH not in headers) or (block is not None and len(block) < length):
             raise TruncatedError(f"the record at byte {offset} ends before its {length} bytes")
-        yield WarcItem(
-            offset,
-            headers.get(WarcHeader.WARC_TARGET_URI),  # names that the parser knows are found ten times faster than text
-            headers.get(WarcHeader.WARC_DATE),
-            (headers.get_bytes(_LANGUAGE) or b"").decode("utf-8", "replace") if claimed else None,
-            block,
-            length,
-            before,
-        )
+        language = headers.get_bytes(_LANGUAGE) if claimed else None
+        languages = language.decode("utf-8", "replace") if language else None
+        yield WarcItem(offset, headers.get(url), headers.get(date), languages, block, length, before)
     _check_end(stream, max(offset, 0), how)
 
 

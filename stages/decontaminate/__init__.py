@@ -1,10 +1,11 @@
 """Splits documents into train and held-out parts, and takes from train what overlaps with anything that is evaluated.
 
-Reads:    data/dedup/documents/*.parquet, data/dedup/clusters.parquet, the evaluation sets of `evaluations`
-Writes:   data/decontaminate/{train,heldout}/documents/*.parquet, data/decontaminate/hits.parquet
+Reads:    data/dedup/documents/*.parquet, data/dedup/clusters.parquet, the evaluation sets of `evaluations`, takedowns.jsonl
+Writes:   data/decontaminate/{train,heldout}/documents/*.parquet, hits.parquet and, where any are asked for, takedowns.parquet
 Params:   decontaminate
 Promises: similar documents (one group of dedup) stand on one side; every overlap stands in hits with the text that shows it; an
-          evaluation that overlaps with nothing stops the build unless that was to be expected
+          evaluation that overlaps with nothing stops the build unless that was to be expected; what was taken down stands on
+          no side, and all others on the side where they stood
 
 Two rules find an overlap. A common n-gram of 13 units, unless it stands in more than ten training documents (GPT-3, appendix C,
 which then cut the passage and 200 characters around it out; here the document goes. GLM-130B, section 5, names 13-grams too).

@@ -15,15 +15,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages import _documents, _manifest, _ngrams
+from stages import _documents, _manifest, _ngrams, _takedowns
 from stages._runner import StageError, StageIO
 from stages.decontaminate import hits, scan
 from stages.decontaminate.evaluations import EVALUATED, Evidence, find_files, read_evidence
 from stages.decontaminate.params import HELDOUT, Params
-from stages.decontaminate.scan import HELDOUT_SIDE, REMOVED, TRAIN
+from stages.decontaminate.scan import HELDOUT_SIDE, REMOVED, TAKEN_DOWN, TRAIN
 from stages.decontaminate.split import split
 
 Counts = dict[str, dict[str, int]]  # of documents and bytes, by source
+TAKEDOWNS = pa.schema([("doc_id", pa.string()), ("raw_sha256", pa.string())])
 _ENTRIES = pa.schema([("doc_id", pa.large_string()), ("source", pa.string()), ("bytes", pa.int64())])
 
 
@@ -136,6 +137,7 @@ def build(params: Params, io: StageIO) -> dict[str, Any]:
     shards = io.shards("data/dedup", "documents/*.parquet")
     entries, bounds = _entries(shards, params, io)
     side = np.where(split(entries, params.heldout_share, params.seed), HELDOUT_SIDE, TRAIN).astype(np.int8)
+    taken_down = _take_down(shards, side, io)  # after the split, so that the others stand where they stood
     sides = [io.work(f"side/{Path(shard).name}.npy") for shard in shards]
     _save_sides(sides, side, bounds)
     sets = _read_sets(params, io)
@@ -174,6 +176,7 @@ def build(params: Params, io: StageIO) -> dict[str, Any]:
         "formulas": formulas,
         "evaluations": sets.record,
         "heldout_too_short": sum(counts["too_short"] for counts in taken),
+        **taken_down,
     }
 
 
@@ -190,6 +193,23 @@ def _entries(shards: list[str], params: Params, io: StageIO) -> tuple[pa.Table, 
     names = entries["doc_id"].combine_chunks()
     group = pc.coalesce(groups.take(pc.index_in(names, members)), names)
     return entries.append_column("group", group), np.cumsum([0, *numbers])
+
+
+def _take_down(shards: list[str], side: NDArray[np.int8], io: StageIO) -> dict[str, int]:
+    """Put what the tombstones name on no side, and write down what that is; counts nothing where there are no tombstones."""
+    stones = _takedowns.of_stage(io)
+    if not stones:
+        return {}
+    columns = TAKEDOWNS.names
+
+    def names() -> Iterator[pa.RecordBatch]:
+        return (batch for shard in shards for batch in _documents.read_batches(shard, columns))
+
+    mask = _takedowns.named(names(), stones)
+    side[mask] = TAKEN_DOWN
+    rows = pa.Table.from_batches(names()).filter(pa.array(mask))
+    _documents.write_table(io.output / "takedowns.parquet", TAKEDOWNS, rows.to_pylist())
+    return {"taken_down": len(rows)}
 
 
 def _save_sides(addresses: list[str], side: NDArray[np.int8], bounds: NDArray[np.int64]) -> None:

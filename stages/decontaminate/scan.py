@@ -151,7 +151,7 @@ def _passages(address: str) -> dict[str, tuple[HashSet, dict[int, list[list[str]
 
 # --- documents -------------------------------------------------------------------------------------------------------------
 
-TRAIN, HELDOUT_SIDE, REMOVED = 0, 1, 2
+TRAIN, HELDOUT_SIDE, REMOVED, TAKEN_DOWN = 0, 1, 2, 3
 
 
 def side_batches(shard: str, side: NDArray[np.int8], wanted: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:

@@ -111,7 +111,7 @@ def find_clusters(shards: list[str], params: Params, io: StageIO) -> Clusters:
     copies, copies_at = _find_copies(layout, io)
     screened, counts = _find_pairs(layout, copies_at, params, io)
     near = [tables.column(tables.open_table(address).get_batch(0), "pair") for address in screened]
-    members = components.share_out(layout, copies, near)
+    members = components.share_out(layout, copies, near, None if params.verify == "exact" else params.permutations)
     parts = components.count(members)
     tables.write(io.work("members.arrow"), components.MEMBERS, list(members))
     with tables.writer(io.work("edges.arrow"), components.PAIRS) as output:

@@ -15,7 +15,7 @@ from stages.dedup.candidates import PAIRS, split
 
 _kernel = _jit.kernels(__file__)
 
-PART = 16_000_000  # characters of documents whose shingles are compared by one task, at most
+PART = 16_000_000  # values of documents that are compared by one task, at most: of shingles about one for each character
 _PARTS, _LEAST = 8, 1_000_000  # a small corpus makes so many smaller ones, for as many workers, but none smaller than that
 MEMBERS = pa.schema([("document", pa.int64()), ("head", pa.int64()), ("part", pa.int32()), ("near", pa.bool_())])
 
@@ -37,14 +37,18 @@ class Members(NamedTuple):
 
 
 def share_out(
-    layout: tables.Layout, copies: tuple[NDArray[np.int64], NDArray[np.int64]], pairs: Iterable[NDArray[np.uint64]]
+    layout: tables.Layout,
+    copies: tuple[NDArray[np.int64], NDArray[np.int64]],
+    pairs: Iterable[NDArray[np.uint64]],
+    values: int | None = None,
 ) -> Members:
-    """Connected components of copies and pairs, in parts of at most about `PART` characters; no component lies in two parts.
+    """Connected components of copies and pairs, in parts of at most about `PART` values; no component lies in two parts.
 
     Args:
         layout: of signature tables.
         copies: documents and their heads, sorted by document.
         pairs: of candidates.
+        values: of each document that will be compared; None stands for all of its shingles.
     """
     parent = np.arange(layout.documents)
     for part in pairs:
@@ -56,7 +60,8 @@ def share_out(
     heads = np.arange(layout.documents)
     heads[copies[0]] = copies[1]
     near = near[members]
-    return Members(members, heads[members], _parts(root[members], _lengths(layout, members) * near), near)
+    weights = _lengths(layout, members) if values is None else np.full(len(members), values)
+    return Members(members, heads[members], _parts(root[members], weights * near), near)
 
 
 def _shared(roots: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -74,11 +79,11 @@ def _lengths(layout: tables.Layout, documents: NDArray[np.int64]) -> NDArray[np.
     return lengths
 
 
-def _parts(roots: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int32]:
+def _parts(roots: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.int32]:
     names, places = np.unique(roots, return_inverse=True)
-    weights = np.bincount(places, lengths + 1, minlength=len(names)).astype(np.int64)
-    size = min(PART, max(_LEAST, int(weights.sum()) // _PARTS))
-    parts: NDArray[np.int32] = ((np.cumsum(weights) - weights) // size).astype(np.int32)
+    sums = np.bincount(places, weights + 1, minlength=len(names)).astype(np.int64)
+    size = min(PART, max(_LEAST, int(sums.sum()) // _PARTS))
+    parts: NDArray[np.int32] = ((np.cumsum(sums) - sums) // size).astype(np.int32)
     return parts[places]
 
 

@@ -30,43 +30,47 @@ class GatherTask:
     params: Params
 
 
-def gathered_schema() -> pa.Schema:
-    """Of what `gather` writes: signatures and sets of shingles are empty where a document has nothing to be near to."""
-    return pa.schema(
-        [
-            ("document", pa.int64()),
-            ("head", pa.int64()),
-            ("near", pa.bool_()),
-            ("doc_id", pa.string()),
-            ("characters", pa.int64()),
-            ("signature", pa.large_list(pa.uint32())),
-            ("shingles", pa.large_list(pa.uint64())),
-        ]
-    )
+GATHERED = pa.schema(  # signatures and sets of shingles are empty where a document has nothing to be near to
+    [
+        ("document", pa.int64()),
+        ("head", pa.int64()),
+        ("near", pa.bool_()),
+        ("doc_id", pa.string()),
+        ("characters", pa.int64()),
+        ("signature", pa.large_list(pa.uint32())),
+        ("shingles", pa.large_list(pa.uint64())),
+    ]
+)
 
 
 def gather(task: GatherTask) -> dict[str, int]:
-    """Write the shard's members, one record batch for each part; gives the number of sets of shingles made."""
+    """Write the shard's members (GATHERED), one record batch for each part; gives the number of sets of shingles made."""
     params = task.params
     table = tables.open_table(task.table, ("doc_id", "characters", "signature"), tables.header(params)).get_batch(0)
     members = tables.open_table(task.members).get_batch(0)
     low, high = np.searchsorted(tables.column(members, "document"), [task.start, task.start + len(table)])
     mine = members.slice(low, high - low)
-    rows, near = tables.column(mine, "document") - task.start, mine["near"].to_numpy(zero_copy_only=False)
-    signatures = tables.matrix(table, "signature")[rows[near]]
+    parts, near = tables.column(mine, "part"), mine["near"].to_numpy(zero_copy_only=False)
     values, splits = np.empty(0, np.uint64), np.zeros(int(near.sum()) + 1, np.int64)
     if params.verify == "exact" and near.any():
-        values, splits = shingle_sets(task.shard, rows[near], params)
+        values, splits = shingle_sets(task.shard, tables.column(mine, "document")[near] - task.start, params)
+    order = np.argsort(parts, kind="stable")
+    mine, near, place = mine.take(pa.array(order)), near[order], np.where(near, np.cumsum(near) - 1, -1)[order]
+    rows = tables.column(mine, "document") - task.start
+    signatures = tables.matrix(table, "signature")[rows[near]].reshape(-1)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(near * np.int64(params.permutations))])
     ids = table.select(["doc_id", "characters"]).take(pa.array(rows))
-    parts, place = tables.column(mine, "part"), np.where(near, np.cumsum(near) - 1, -1)
-    heavy = [(signatures.reshape(-1), np.arange(len(signatures) + 1) * params.permutations), (values, splits)]
-    with tables.writer(task.target, gathered_schema()) as output:
-        for part in range(task.parts):
-            chosen = np.flatnonzero(parts == part)
-            light = [table.take(pa.array(chosen)) for table in (mine.select(["document", "head", "near"]), ids)]
-            lists = [pa.LargeListArray.from_arrays(*_take_runs(*runs, place[chosen])) for runs in heavy]
-            columns = [*light[0].columns, *light[1].columns, *lists]
-            output.write_batch(pa.record_batch(columns, schema=gathered_schema()))
+    light = [
+        *mine.select(["document", "head", "near"]).columns,
+        *ids.columns,
+        pa.LargeListArray.from_arrays(starts, signatures),
+    ]
+    bounds = np.searchsorted(parts[order], np.arange(task.parts + 1))
+    with tables.writer(task.target, GATHERED) as output:
+        for begin, end in pairwise(bounds.tolist()):  # sets are many times larger than all else: those of one part at a time
+            shingles = pa.LargeListArray.from_arrays(*_take_runs(values, splits, place[begin:end]))
+            columns = [*(column.slice(begin, end - begin) for column in light), shingles]
+            output.write_batch(pa.record_batch(columns, schema=GATHERED))
     return {"sets": len(splits) - 1 if len(values) else 0}
 
 

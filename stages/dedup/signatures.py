@@ -69,15 +69,22 @@ def sign_shard(task: SignTask) -> dict[str, int]:
 
 
 def _columns(batches: list[list[Any]], params: Params) -> list[Any]:
-    ids, langs = (
-        pa.concat_arrays([batch[place] for batch in batches]) if batches else pa.array([], pa.string()) for place in range(2)
-    )
-    characters = np.concatenate([batch[2].characters for batch in batches] or [np.empty(0, np.int64)])
-    marks = np.concatenate([batch[2].fingerprints for batch in batches] or [np.empty((0, 2), np.uint64)])
-    values = np.concatenate([batch[2].signatures for batch in batches] or [np.empty((0, params.permutations), np.uint32)])
-    keys = np.concatenate([batch[3] for batch in batches] or [np.empty((params.bands, 0), np.uint64)], axis=1)
-    signatures = pa.FixedSizeListArray.from_arrays(values.reshape(-1), params.permutations)
-    return [ids, langs, characters, marks[:, 0].copy(), marks[:, 1].copy(), signatures, *keys]
+    if len(batches) == 1:  # as a rule; nothing is copied then
+        ids, langs, signed, keys = batches[0]
+    else:
+        ids, langs = (
+            pa.concat_arrays([batch[place] for batch in batches]) if batches else pa.array([], pa.string())
+            for place in range(2)
+        )
+        signed = minhash.Signed(
+            np.concatenate([batch[2].signatures for batch in batches] or [np.empty((0, params.permutations), np.uint32)]),
+            np.concatenate([batch[2].fingerprints for batch in batches] or [np.empty((0, 2), np.uint64)]),
+            np.concatenate([batch[2].characters for batch in batches] or [np.empty(0, np.int64)]),
+        )
+        keys = np.concatenate([batch[3] for batch in batches] or [np.empty((params.bands, 0), np.uint64)], axis=1)
+    signatures = pa.FixedSizeListArray.from_arrays(signed.signatures.reshape(-1), params.permutations)
+    marks = signed.fingerprints
+    return [ids, langs, signed.characters, marks[:, 0].copy(), marks[:, 1].copy(), signatures, *keys]
 
 
 def _refuse(lang: str, batch: pa.RecordBatch, shard: str) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stages import _jit
 from stages.dedup import components, tables
 from stages.dedup.candidates import split
-from stages.dedup.gather import gathered_schema
+from stages.dedup.gather import GATHERED
 from stages.dedup.params import CLUSTERS, Params
 
 _kernel = _jit.kernels(__file__, components.__file__)
@@ -53,7 +53,7 @@ class Sets(NamedTuple):
 def settle(task: SettleTask) -> dict[str, int]:
     """Write the clusters (MEMBERS) of one part; gives the number of pairs that were found similar and joined two groups."""
     read = [tables.open_table(address).get_batch(task.part) for address in task.gathered]
-    members = pa.Table.from_batches(read, gathered_schema()).combine_chunks().to_batches()[0]
+    members = pa.Table.from_batches(read, GATHERED).combine_chunks().to_batches()[0]
     pairs = tables.column(tables.open_table(task.edges).get_batch(task.part), "pair")
     document = tables.column(members, "document")
     near = np.flatnonzero(members["near"].to_numpy(zero_copy_only=False))

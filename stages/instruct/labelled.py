@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stages import _takedowns
 from stages._errors import StageError
 from stages._manifest import canonical
 from stages._runner import StageIO
@@ -31,8 +32,8 @@ Wordings = list[Template] | list[PromptSource]
 class Collection:
     """Files that one or several data sets read: their rows are documents, named once however many samples they give."""
 
-    def __init__(self, datasets: list[Dataset], files: list[File], params: Params) -> None:
-        self.datasets, self.files, self._params = datasets, files, params
+    def __init__(self, datasets: list[Dataset], files: list[File], params: Params, stones: _takedowns.Tombstones) -> None:
+        self.datasets, self.files, self._params, self._stones = datasets, files, params, stones
         self.source = datasets[0].package.name if datasets[0].package else datasets[0].name
         self.choices = [Choice(params.seed, dataset) for dataset in datasets]
         self.passed = [0] * len(datasets)
@@ -62,7 +63,9 @@ class Collection:
     def _rows(self) -> Iterator[tuple[str, dict[str, Any], tuple[str, str]]]:
         for file in self.files:
             for name, row in file.rows():
-                yield f"{self.source}/{file.label}#{name}", row, (file.label, name)
+                doc_id = f"{self.source}/{file.label}#{name}"
+                if not (self._stones and self._stones.names(doc_id, hashlib.sha256(canonical(row).encode()).hexdigest())):
+                    yield doc_id, row, (file.label, name)
 
 
 class Labelled:
@@ -81,6 +84,7 @@ class Labelled:
                     remedy="find out under which licence it may be trained on and state it, or leave the data set out",
                 )
         self._evaluations = Evaluations(mix.params, stage)
+        self._stones = _takedowns.of_stage(stage)
         self._wordings = {
             dataset.name: wordings(dataset, templates, stage)
             for dataset in mix.params.datasets
@@ -116,7 +120,7 @@ class Labelled:
                 key = canonical([package.sha256, dataset.files, dataset.format]) if package else dataset.name
                 groups.setdefault(key, []).append(dataset)
         for datasets in groups.values():
-            yield Collection(datasets, find(datasets[0], self._stage), self._params)
+            yield Collection(datasets, find(datasets[0], self._stage), self._params, self._stones)
 
     def _open(self, choice: Choice, passed: int, collection: Collection) -> None:
         tally = self._mix.tallies[choice.dataset.name]

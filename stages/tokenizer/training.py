@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import io
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
 from model.tokenizer import BLANK, PIECES, SPECIAL
 from stages._errors import StageError
+from stages.tokenizer import trainer
 from stages.tokenizer.params import Params
 from stages.tokenizer.sampling import TRAIN
 
@@ -22,40 +27,66 @@ def train(lines: Iterable[str], params: Params) -> bytes:
     Raises:
         StageError: no line to train on, or the vocabulary does not fit the text: the message gives the size that would.
     """
-    import sentencepiece
-
-    buffer = io.BytesIO()
     counted = _Counted(lines)
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(counted),
-            model_writer=buffer,
-            model_type="unigram",
-            vocab_size=params.vocab_size,
-            character_coverage=params.character_coverage,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            byte_fallback=True,
-            required_chars=_ASCII,
-            split_digits=params.split_digits,
-            max_sentencepiece_length=params.max_piece_characters,
-            seed_sentencepiece_size=params.seed_pieces,
-            pad_id=SPECIAL.pad,
-            unk_id=SPECIAL.unk,
-            bos_id=-1,
-            eos_id=SPECIAL.eod,
-            pad_piece=PIECES["pad"],
-            unk_piece=PIECES["unk"],
-            eos_piece=PIECES["eod"],
-            control_symbols=[PIECES[name] for name in ("mask", "gmask", "smask", "sop", "eop")],
-            user_defined_symbols=["\n", "\t", *(BLANK * length for length in range(2, params.blank_runs + 1))],
-            num_threads=params.threads,
-            minloglevel=1,
-        )
+        return _trained(counted, _settings(params))
     except RuntimeError as error:
         raise _explained(str(error), params, counted.lines) from error
-    return buffer.getvalue()
+
+
+def _settings(params: Params) -> dict[str, Any]:
+    """What SentencePiece is told."""
+    return {
+        "model_type": "unigram",
+        "vocab_size": params.vocab_size,
+        "character_coverage": params.character_coverage,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "byte_fallback": True,
+        "required_chars": _ASCII,
+        "split_digits": params.split_digits,
+        "max_sentencepiece_length": params.max_piece_characters,
+        "seed_sentencepiece_size": params.seed_pieces,
+        "pad_id": SPECIAL.pad,
+        "unk_id": SPECIAL.unk,
+        "bos_id": -1,
+        "eos_id": SPECIAL.eod,
+        "pad_piece": PIECES["pad"],
+        "unk_piece": PIECES["unk"],
+        "eos_piece": PIECES["eod"],
+        "control_symbols": [PIECES[name] for name in ("mask", "gmask", "smask", "sop", "eop")],
+        "user_defined_symbols": ["\n", "\t", *(BLANK * length for length in range(2, params.blank_runs + 1))],
+        "num_threads": params.threads,
+        "minloglevel": 1,
+    }
+
+
+def _trained(lines: Iterable[str], settings: dict[str, Any]) -> bytes:
+    """The model that `trainer` makes of these lines.
+
+    Raises:
+        RuntimeError: SentencePiece's complaint.
+        StageError: the process was killed.
+    """
+    command = [sys.executable, "-P", trainer.__file__, json.dumps(settings)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with suppress(BrokenPipeError), process.stdin as sample:  # one that ends early says why
+                for line in lines:
+                    sample.write(line.encode() + b"\n")
+            said = process.stdout.read()
+        except BaseException:
+            process.kill()  # else it would train on what it has got
+            raise
+    if process.returncode == trainer.REFUSED:
+        raise RuntimeError(said.decode(errors="replace"))
+    if process.returncode:
+        remedy = "lower tokenizer.sample_bytes: 50 MB of text and 150,000 pieces take 1 GB of memory"
+        raise StageError(f"the training process ended with status {process.returncode}", file=TRAIN, remedy=remedy)
+    return said
 
 
 class _Counted:

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from model.tokenizer import Tokenizer
-from stages import _manifest
+from stages import _manifest, _takedowns
 from stages._runner import StageError, StageIO
-from stages.validate import contracts, counts, documents, instructions, packed, pages, tokens
+from stages.validate import contracts, counts, documents, instructions, packed, pages, takedowns, tokens
 from stages.validate.expect import Suite, Validator, complaint
 from stages.validate.params import Params
 from stages.validate.store import Store
@@ -21,12 +21,14 @@ def suites(params: Params, io: StageIO, store: Store) -> list[Suite]:
     register = json.loads(io.input("data/corpus/sources.json").read_text(encoding="utf-8"))
     licences = {f"{source['id']}: {source['licence']}" for source in register}
     tokenizer = Tokenizer(io.input("data/tokenizer/tokenizer.model"))
+    stones = _takedowns.of_stage(io)
     return [
         documents.suite(params, io, store, licences),
         counts.suite(params, io, store),
         tokens.suite(params, io, tokenizer),
         instructions.suite(params, io, tokenizer, store),
         packed.suite(params, io, tokenizer),
+        *([takedowns.suite(io, stones)] if stones else []),
     ]
 
 

@@ -42,6 +42,7 @@ TABLES: list[tuple[str, str, Contract]] = [
     ("data/dedup", "clusters.parquet", _CLUSTERS),
     ("data/decontaminate", "*/documents/*.parquet", _DOCUMENTS),
     ("data/decontaminate", "hits.parquet", _HITS),
+    ("data/decontaminate", "takedowns.parquet", dict.fromkeys(("doc_id", "raw_sha256"), pa.string())),
     ("data/encode", "*.arrow", {"token": pa.int32()}),
     ("data/encode", "*.documents.parquet", {"doc_index": pa.int64(), **_STRINGS, **_PLACES}),
     ("data/instruct", "samples.parquet", _INSTRUCTIONS),

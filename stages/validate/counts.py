@@ -15,7 +15,7 @@ from stages.validate.expect import Suite, Table, between
 from stages.validate.params import Params
 from stages.validate.store import Store
 
-_FATES = ("dropped", "emptied", "duplicate", "contaminated", *SIDES)
+_FATES = ("dropped", "emptied", "duplicate", "contaminated", "taken down", *SIDES)
 _STEPS = {"corpus": "data/corpus", "clean": "data/clean", "dedup": "data/dedup"}
 
 
@@ -53,7 +53,7 @@ class Counts:
         steps = {
             "clean": (before["corpus"], before["clean"], met["dropped"]),
             "dedup": (before["clean"], before["dedup"], met["duplicate"] + met["emptied"]),
-            "decontaminate": (before["dedup"], met["train"] + met["heldout"], met["contaminated"]),
+            "decontaminate": (before["dedup"], met["train"] + met["heldout"], met["contaminated"] + met["taken down"]),
             **{f"encode {side}": (met[side], encoded[side], 0) for side in SIDES},
         }
         yield pa.Table.from_pylist(
@@ -80,6 +80,9 @@ class Counts:
         if (dedup / "passages.parquet").is_file():  # dedup removed copies of passages, and with them whole documents
             self._copy(dedup / "passages.parquet", "passages", ["doc_id", "emptied"])
             queries.append("SELECT doc_id, 'emptied' AS fate FROM passages WHERE emptied")
+        if (self._io.input("data/decontaminate") / "takedowns.parquet").is_file():
+            taken_down = self._io.input("data/decontaminate/takedowns.parquet")
+            self._copy(taken_down, "met", ["doc_id"], "fate", "taken down")
         for query in queries:
             for rows in list(self._store.ask(query)):
                 self._store.add("met", rows)

@@ -46,7 +46,8 @@ def params(module: ModuleType, **changes: Any) -> Any:
 def run(module: ModuleType, root: Path, **changes: Any) -> dict[str, Any]:
     """Run a stage in this process, move its output into place and return its counts."""
     stage = module.__name__.rpartition(".")[2]
-    deps = [f"data/{name}" for name in ("corpus", *STAGES) if name != stage]
+    deps = [f"data/{name}" for name in ("corpus", *STAGES) if name != stage] + ["takedowns.jsonl"]
+    (root / "takedowns.jsonl").touch()
     io = StageIO(stage, root, deps, f"data/{stage}")
     io.output.mkdir(parents=True)
     io.runs.mkdir(parents=True, exist_ok=True)

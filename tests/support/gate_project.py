@@ -44,7 +44,8 @@ def _section(stage: ModuleType) -> Any:
 
 
 def stage_io(root: Path, stage: str) -> StageIO:
-    return StageIO(stage, root, [f"data/{name}" for name in DEPENDENCIES if name != stage], f"data/{stage}")
+    deps = [f"data/{name}" for name in DEPENDENCIES if name != stage]
+    return StageIO(stage, root, [*deps, "takedowns.jsonl"], f"data/{stage}")
 
 
 def run_stage(root: Path, stage: ModuleType, **changes: Any) -> None:
@@ -61,6 +62,8 @@ def run_stage(root: Path, stage: ModuleType, **changes: Any) -> None:
 
 def gate_project(root: Path) -> Path:
     """Lay the project out: a document that clean drops, one that is a duplicate, two masking epochs of a few dozen samples."""
+    (root / "takedowns.jsonl").parent.mkdir(parents=True, exist_ok=True)
+    (root / "takedowns.jsonl").touch()
     rows = documents("en", 1, 24, 1500, "tales") + documents("zh", 1, 24, 1200, "poems")
     for number, row in enumerate(rows):
         row |= {"title": f"第{number}首", "author": "无名氏"}

@@ -13,7 +13,7 @@ from stages.tokenizer import Params, train
 from tests.support.text import text, write_documents
 
 TOKENIZER = Params(1500, 0.999, 1, 0.5, True, 4, 16, 15_000, 128, 2, 1)
-DEPENDENCIES = ("data/decontaminate", "data/encode", "data/tokenizer")
+DEPENDENCIES = ("data/decontaminate", "data/encode", "data/tokenizer", "takedowns.jsonl")
 
 
 def trained(folder: Path, more: Iterable[str] = ()) -> Path:
@@ -27,6 +27,7 @@ def instruct_project(root: Path, model: Path, rows: list[dict[str, Any]], *decla
     """The stage's inputs below `root`: documents, and the encode stage's table of them in the order of the files."""
     (root / "data/decontaminate/train").mkdir(parents=True)
     write_documents(root / "data/decontaminate/train", rows)
+    (root / "takedowns.jsonl").touch()
     (root / "data/tokenizer").mkdir(parents=True)
     (root / "data/tokenizer/tokenizer.model").write_bytes(model.read_bytes())
     listed = [

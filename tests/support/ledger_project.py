@@ -24,6 +24,7 @@ from ledger.journal import Journal, Segment
 from ledger.order import Order
 from ledger.plan import DataPlan
 from ledger.schedule import BatchRamp
+from ledger.weights import INDEX, WEIGHTS, weights_file
 from stages import _manifest
 from stages._documents import write_shard, write_table
 
@@ -76,8 +77,8 @@ class Project:
         return next(row for row in self.documents if row["doc_id"] == doc_id)
 
 
-def make_project(root: Path, seed: int = 0) -> Project:
-    """Write the project below `root`."""
+def make_project(root: Path, seed: int = 0, *, sharded: bool = False) -> Project:
+    """Write the project below `root`; `sharded` checkpoints are those of a model that was spread over processes."""
     rng = np.random.default_rng(seed)
     root.mkdir(parents=True, exist_ok=True)
     (root / "dvc.yaml").write_bytes((REPOSITORY / "dvc.yaml").read_bytes())
@@ -92,7 +93,7 @@ def make_project(root: Path, seed: int = 0) -> Project:
         steps=18,
         pack_manifest_sha256=_manifest.sha256_file(root / "data/pack/manifest.json"),
     )
-    journal = _write_pretrain(root, plan)
+    journal = _write_pretrain(root, plan, sharded)
     _write_results(root)
     return Project(root, plan, journal, documents, pieces)
 
@@ -263,8 +264,28 @@ def _write_encode(
     )
     labelled = pa.schema([*(field for field in schema if field.name not in ("shard", "offset")), ("raw_sha256", pa.string())])
     pq.write_table(labelled.empty_table(), root / "data/instruct/documents.parquet")
+    _write_json(root / "data/instruct/registry.json", _registry())
     seal(root, "instruct")
     return tables["train"]
+
+
+def _registry() -> list[dict[str, Any]]:
+    """The instruction mix: a data set made from documents, and one of a labelled package that gave no row."""
+    titles = {
+        "name": "en-titles",
+        "lang": "en",
+        "task": "title",
+        "licence": None,
+        "rights": "",
+        "package": None,
+        "files_read": [],
+    }
+    package = {"kind": "npm", "name": "old-sayings", "version": "2.1.0", "file": "old-sayings-2.1.0.tgz"}
+    sayings = {**titles, "name": "zh-sayings", "lang": "zh", "task": "saying", "licence": "MIT", "rights": "of the people"}
+    sayings |= {"package": {**package, "sha256": _digest("archive of sayings")}}
+    sayings |= {"files_read": [{"file": "sayings.json", "bytes": 10, "sha256": _digest("sayings.json")}]}
+    counts: dict[str, Any] = {"available": 4, "overlapping": 0, "licences": ["MIT"]}
+    return [{**titles, **counts, "samples": 1}, {**sayings, **counts, "samples": 0}]
 
 
 def _write_pack(
@@ -304,7 +325,7 @@ def _write_pack(
     return pieces, samples
 
 
-def _write_pretrain(root: Path, plan: DataPlan) -> Journal:
+def _write_pretrain(root: Path, plan: DataPlan, sharded: bool) -> Journal:
     """Steps 0-5, 6-11, a branch 12-13 that was given up, 12-17 with step 13 passed over."""
     folder = root / "data/pretrain"
     folder.mkdir(parents=True)
@@ -318,7 +339,7 @@ def _write_pretrain(root: Path, plan: DataPlan) -> Journal:
     ):
         samples = plan.ramp.consumed([first, end]).tolist()
         name = f"step-{end:06d}"
-        weights = _safetensors(name)
+        weights = _sharded(name) if sharded else {WEIGHTS: _safetensors(name)}
         segment = journal.append(
             Segment(
                 parent=parent,
@@ -329,7 +350,7 @@ def _write_pretrain(root: Path, plan: DataPlan) -> Journal:
                 plan=plan.digest,
                 status="kept" if kept else "abandoned",
                 checkpoint=name if kept else None,
-                weights_sha256=hashlib.sha256(weights).hexdigest() if kept else None,
+                weights_sha256=hashlib.sha256(next(iter(weights.values()))).hexdigest() if kept else None,
                 skipped=skipped,
                 settings={} if kept else {"cause": "loss spike"},
             )
@@ -337,7 +358,8 @@ def _write_pretrain(root: Path, plan: DataPlan) -> Journal:
         if kept:
             checkpoint = folder / "checkpoints" / name
             checkpoint.mkdir(parents=True)
-            (checkpoint / "model.safetensors").write_bytes(weights)
+            for file, content in weights.items():
+                (checkpoint / file).write_bytes(content)
             (checkpoint / "tokenizer.model").write_bytes(b"pieces")
             _write_json(checkpoint / "config.json", {"model": {"layers": 2, "hidden": 8}})
             _write_json(checkpoint / "manifest.json", segment.checkpoint_manifest())
@@ -357,7 +379,7 @@ def _write_results(root: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(_safetensors(scheme))
         (folder / "tokenizer.model").write_bytes(b"pieces")
-        origin = {"parent": parent.name, "parent_sha256": _manifest.sha256_file(parent / "model.safetensors")}
+        origin = {"parent": parent.name, "parent_sha256": _manifest.sha256_file(weights_file(parent))}
         _write_json(folder / "config.json", {"model": {"layers": 2, "hidden": 8}, "scheme": scheme, **origin})
     lines = [f"{scheme},layers.0.dense,0.05,0.001,0.2\n" for scheme in SCHEMES]
     header = "scheme,layer,relative_error,one_minus_cosine,max_abs_error\n"
@@ -378,6 +400,15 @@ def _safetensors(name: str) -> bytes:
         {"__metadata__": {"format": "pt"}, "weight": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}
     )
     return struct.pack("<Q", len(header)) + header.encode() + data
+
+
+def _sharded(name: str) -> dict[str, bytes]:
+    """Files of two parts of a tensor, the index first."""
+    files = {f"model-{rank}-00001.safetensors": _safetensors(f"{name}@{rank}") for rank in range(2)}
+    shards = {file: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for file, content in files.items()}
+    where = {f"weight@{rank}/2": file for rank, file in enumerate(files)}
+    index = {"metadata": {"total_size": sum(map(len, files.values()))}, "shards": shards, "weight_map": where}
+    return {INDEX: json.dumps(index).encode(), **files}
 
 
 def _write_json(path: Path, data: Any) -> None:

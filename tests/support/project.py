@@ -33,9 +33,10 @@ def make_project(root: Path, corpus: dict[str, Any], **changes: Any) -> Path:
 
 
 def copy_rooms(root: Path) -> None:
-    """Copy what stages import to `root`, and the machine code compiled for it so far (numba names it by folder)."""
+    """Copy what stages import to `root`, the machine code compiled for it so far (numba names it by folder), no takedowns."""
     for room in ("stages", "model", "ledger"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "takedowns.jsonl").touch()
     cache = Path(".cache") / "numba"
     (root / cache).mkdir(parents=True)
     for source in [ROOT / "stages", *(path for path in (ROOT / "stages").iterdir() if path.is_dir())]:

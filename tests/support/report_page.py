@@ -16,7 +16,7 @@ from stages._runner import StageIO, stage_entry
 from stages.report import Params, run
 from tests.support.ledger_project import seal
 
-PARAMS = Params(samples=2, indexed_documents=1000, max_bytes=2_000_000)
+PARAMS = Params(samples=2, indexed_documents=1000, max_bytes=2_000_000, explorer_documents=1000)
 
 
 def stage_io(root: Path) -> StageIO:

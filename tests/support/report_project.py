@@ -57,6 +57,7 @@ def make_report_project(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for name in ("dvc.yaml", "params.yaml"):
         (root / name).write_bytes((REPOSITORY / name).read_bytes())
+    (root / "takedowns.jsonl").touch()
     _write_corpus(root)
     split = {"heldout_share": 0.15, "may_match_nothing": ["heldout"]}
     for module, changes in ((clean, {"rules_may_be_idle": ["all"]}), (dedup, {}), (decontaminate, split)):

@@ -40,6 +40,7 @@ def test_two_runs_give_the_same_bytes(tmp_path):
     rows += [document("zh/near", verse(0) + "尾"), document("en/exact", prose(0).title()), document("zh/short", "短")]
     write_corpus(tmp_path, rows)
     shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
+    (tmp_path / "takedowns.jsonl").touch()
     text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
     text = text.replace("may_match_nothing: []", "may_match_nothing: [heldout]")
     text = re.sub(r"(rules_may_be_idle:.*\n)", r"\1    - all\n", text)

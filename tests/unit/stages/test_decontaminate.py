@@ -97,10 +97,12 @@ class TestStage:
         write_dedup(tmp_path, rows)
         evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": leak} for leak in leaks.values()])
         changed = params(decontaminate, evaluations=(evaluation,), may_match_nothing=("heldout",))
+        (tmp_path / "takedowns.jsonl").touch()
         outputs = []
         for memory in (2**30, 500):
             settings = EngineSettings(max_memory=memory)
-            io = StageIO("decontaminate", tmp_path, ["data/dedup"], f"data/out-{memory}", settings, key=str(memory))
+            deps = ["data/dedup", "takedowns.jsonl"]
+            io = StageIO("decontaminate", tmp_path, deps, f"data/out-{memory}", settings, key=str(memory))
             io.output.mkdir(parents=True)
             decontaminate.run(changed, io)
             io.collect()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import yaml
 
 from stages._params import (
     Fraction,
@@ -16,6 +17,7 @@ from stages._params import (
     load_file,
     load_section,
     parse,
+    read_yaml,
     to_plain,
 )
 
@@ -115,6 +117,14 @@ def test_an_unusable_file_is_named(tmp_path: Path, text: str | None, message: st
     with pytest.raises(ParamsError, match=message) as caught:
         load_file(file)
     assert str(file) in str(caught.value)
+
+
+def test_both_of_the_yaml_parsers_give_the_same() -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        text = (Path(__file__).parents[3] / name).read_text(encoding="utf-8")
+        assert read_yaml(text) == yaml.safe_load(text)
+    odd = "[1e-3, 1.0e-3, 0x10, 010, yes, ~, 2020-01-01, '\u4e2d', 1_000, .inf]"
+    assert read_yaml(odd) == yaml.safe_load(odd)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

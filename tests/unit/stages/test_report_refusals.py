@@ -154,9 +154,11 @@ def test_a_text_without_cloze_items_still_gives_a_page(copy: Path) -> None:
     assert "too small for a single item" in again and "last words found" not in again
 
 
-@pytest.mark.parametrize("change", [{"samples": 0}, {"indexed_documents": -1}, {"max_bytes": "2 MB"}])
+@pytest.mark.parametrize(
+    "change", [{"samples": 0}, {"indexed_documents": -1}, {"max_bytes": "2 MB"}, {"explorer_documents": 0}]
+)
 def test_wrong_parameters_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
-    section = {"samples": 2, "indexed_documents": 10, "max_bytes": 1000} | change
+    section = {"samples": 2, "indexed_documents": 10, "max_bytes": 1000, "explorer_documents": 10} | change
     (tmp_path / "params.yaml").write_text(json.dumps({"report": section}), encoding="utf-8")
     with pytest.raises(ParamsError, match=next(iter(change))):
         load_section(Params, tmp_path / "params.yaml", "report")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import yaml
 from model.tokenizer import PIECES, SPECIAL, Tokenizer
 from stages._params import load_section, to_plain
 from stages._runner import StageError, StageIO
-from stages.tokenizer import Params, composition, fertility, run, sample, script, sentences, shares, train
+from stages.tokenizer import Params, composition, fertility, run, sample, script, sentences, shares, train, trainer
 from tests.support.text import documents, text, write_documents
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -205,6 +206,29 @@ def test_a_sample_without_a_blank_is_refused(tmp_path: Path) -> None:
     write_documents(root / "data/decontaminate/train", rows)
     with pytest.raises(StageError, match=r"cannot be used: .*loses text.*text with blanks too"):
         run_in(root, replace(SMALL, english_share=0.0, vocab_size=1000))
+
+
+def test_a_sample_that_breaks_off_is_not_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "a line"
+        raise OSError("the shard is gone")
+
+    program, trained = tmp_path / "trainer.py", tmp_path / "trained"
+    program.write_text(f"import sys; sys.stdin.buffer.read(); open({str(trained)!r}, 'w').close()", encoding="utf-8")
+    monkeypatch.setattr(trainer, "__file__", str(program))
+    with pytest.raises(OSError, match="the shard is gone"):
+        train(lines(), SMALL)
+    assert not trained.exists()
+    train(["a line"], SMALL)
+    assert trained.exists()
+
+
+def test_a_training_process_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "trainer.py"
+    program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", encoding="utf-8")
+    monkeypatch.setattr(trainer, "__file__", str(program))
+    with pytest.raises(StageError, match=r"ended with status -9.*lower tokenizer.sample_bytes"):
+        train(text("en", 1, 60_000).split("\n"), SMALL)
 
 
 @pytest.mark.parametrize("lines", [[], ["", ""]])
