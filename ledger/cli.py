@@ -59,37 +59,49 @@ def docs(
     with _explained():
         ledger = _open(project)
         name = checkpoint or _newest(ledger)
-        _write(ledger.documents(name), format, output, limit, f"Documents of {name}")
+        title = f"Documents of {name}"
+        if format is Format.table and output is None and sys.stdout.isatty():
+            _write(ledger.documents(name), format, output, limit, title)
+        else:
+            from ledger.output import write_batches
+
+            _explain_target(format, output)
+            rows = write_batches(ledger.stream(name), format.value, output, limit or 0)
+            typer.echo(f"{rows:,} rows in {output}" if output else title, err=True)
 
 
 @app.command()
 def seen(
-    doc: Annotated[str, typer.Option(help="Id of the document.")],
+    doc: Annotated[str | None, typer.Option(help="Id of the document.")] = None,
     project: Project = Path(),
     format: FormatOption = Format.table,
     output: Output = None,
+    url: Annotated[str | None, typer.Option(help="Address of a page; scheme, www. and a last slash do not count.")] = None,
+    domain: Annotated[str | None, typer.Option(help="All pages of a domain and its sub-domains.")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="File with a text (UTF-8); blanks, case and signs do not count.", exists=True, dir_okay=False),
+    ] = None,
 ) -> None:
-    """Checkpoints that saw a document, and when; branches that were given up stand apart."""
-    import pyarrow as pa
+    """Checkpoints that saw a document, and when; branches that were given up stand apart.
 
+    Of an address, a domain or a text, every document that it means, with how it was matched and what became of it.
+    """
+    from ledger.output import SIGHTINGS, found_rows, sighting_rows
+
+    asked = {"doc": doc, "url": url, "domain": domain, "text": text}
+    given = {kind: value for kind, value in asked.items() if value is not None}
+    if len(given) != 1:
+        raise typer.BadParameter("give one of --doc, --url, --domain and --text")
     with _explained():
-        found = _open(project).seen(doc)
-        rows = [
-            {
-                "checkpoint": sighting.checkpoint or f"(none, segment {sighting.segment})",
-                "status": sighting.status,
-                "exposures": sighting.exposures,
-                "tokens": sighting.tokens,
-                "first_step": sighting.steps[0] if sighting.steps else None,
-                "last_step": sighting.steps[-1] if sighting.steps else None,
-                "steps": list(sighting.steps),
-            }
-            for sighting in found.sightings
-        ]
-        schema = [("checkpoint", pa.string()), ("status", pa.string())]
-        schema += [(name, pa.int64()) for name in ("exposures", "tokens", "first_step", "last_step")]
-        table = pa.Table.from_pylist(rows, schema=pa.schema([*schema, ("steps", pa.list_(pa.int64()))]))
-        title = f"{found.doc_id}: {found.source}, {found.lang}, {found.licence}, {found.length:,} tokens"
+        ledger = _open(project)
+        if doc is not None:
+            found = ledger.seen(doc)
+            title = f"{found.doc_id}: {found.source}, {found.lang}, {found.licence}, {found.length:,} tokens"
+            _write(_table(sighting_rows(found), SIGHTINGS), format, output, None, title)
+            return
+        ((kind, value),) = given.items()
+        table, title = found_rows(ledger, kind, _text_of(value) if isinstance(value, Path) else str(value))
         _write(table, format, output, None, title)
 
 
@@ -112,6 +124,61 @@ def step(
 
 
 @app.command()
+def cost(
+    checkpoint: Annotated[str | None, typer.Option(help="As of `docs`.")] = None,
+    cpu_watts: Annotated[float, typer.Option(min=0, help="Power of one busy core.")] = 12.0,
+    gpu_watts: Annotated[float, typer.Option(min=0, help="Power of one GPU.")] = 400.0,
+    overhead: Annotated[float, typer.Option(min=1, help="What the building takes for each watt of the machines (PUE).")] = 1.0,
+    project: Project = Path(),
+    format: FormatOption = Format.table,
+    output: Output = None,
+) -> None:
+    """What a checkpoint cost, stage by stage: measured seconds, estimated energy; branches that were given up stand apart."""
+    from ledger.cost import Power, as_table, of_checkpoint, total
+
+    with _explained():
+        ledger = _open(project)
+        name = checkpoint or _newest(ledger)
+        bill = of_checkpoint(ledger, name, Power(cpu_watts, gpu_watts, overhead))
+        how = f"seconds from runs/, energy estimated as ({cpu_watts:g} W a core + {gpu_watts:g} W a GPU) x {overhead:g}"
+        _write(as_table([*bill, total(bill)]), format, output, None, f"Cost of {name}: {how}")
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="Checkpoint, or FOLDER:CHECKPOINT of another build.")],
+    b: Annotated[str, typer.Argument(help="The checkpoint to compare with it.")],
+    project: Project = Path(),
+    format: FormatOption = Format.table,
+    output: Output = None,
+) -> None:
+    """What sets two checkpoints apart: code, parameters, data by source, order, journal, scores."""
+    from ledger.diff import Side
+    from ledger.diff import diff as differences
+
+    with _explained():
+        table = differences(Side.of(a, project), Side.of(b, project))
+        _write(table, format, output, 0, f"{a} and {b}: {table.num_rows:,} differences and scores")
+
+
+@app.command()
+def stages(
+    checkpoint: Annotated[str | None, typer.Option(help="As for docs; the newest kept one by default.")] = None,
+    project: Project = Path(),
+    format: FormatOption = Format.table,
+    output: Output = None,
+) -> None:
+    """Every artifact from raw bytes to a checkpoint: digests, parameters, git commit."""
+    from ledger.graph import artifacts
+
+    with _explained():
+        ledger = _open(project)
+        name = checkpoint or _newest(ledger)
+        table = artifacts(project, ledger.resolve(name).weights_sha256)
+        _write(table, format, output, 0, f"From raw bytes to {name}: {table.num_rows:,} artifacts")
+
+
+@app.command()
 def verify(project: Project = Path()) -> None:
     """Compute every digest again: files, manifests, journal, plan, checkpoints, attestation."""
     from ledger.verify import verify as checks
@@ -125,6 +192,26 @@ def verify(project: Project = Path()) -> None:
     typer.echo(f"{failed} checks failed" if failed else "All checks passed")
     if failed:
         raise typer.Exit(1)
+
+
+def _text_of(file: Path) -> str:
+    from ledger import LedgerError
+
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LedgerError(f"{file}: not UTF-8 at byte {error.start}. Remedy: convert it (`iconv -t utf-8`)") from error
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _explain_target(format: Format, output: Path | None) -> None:
+    if format is Format.parquet and output is None:
+        raise typer.BadParameter("a Parquet file does not go to a terminal: name it with --output", param_hint="--format")
 
 
 def _open(project: Path) -> Ledger:
@@ -160,8 +247,7 @@ def _write(table: pa.Table, format: Format, output: Path | None, limit: int | No
     if format is Format.parquet:
         import pyarrow.parquet as pq
 
-        if output is None:
-            raise typer.BadParameter("a Parquet file does not go to a terminal: name it with --output", param_hint="--format")
+        _explain_target(format, output)
         pq.write_table(shown, output, compression="zstd")
     elif format is Format.table and output is None and sys.stdout.isatty():
         _print_table(shown if limit is not None else table.slice(0, _TERMINAL_ROWS), table.num_rows, title)

@@ -1,16 +1,15 @@
 """Questions to the ledger of a project folder: what made a checkpoint, who saw a document, what one step trained on.
 
 Nothing is logged per sample. The order formula gives the rows of packed samples that a stretch of training consumed, the
-journal which stretches count, `data/pack/pieces-*.parquet` the documents behind a row. Numpy does the sums, DuckDB the
-look-ups, both without a Python loop over samples.
+journal which stretches count, the document table (`ledger.table`, made from `data/pack/pieces-*.parquet`) the documents
+behind a row, and the rows that hold a document. Numpy does all of it, without a Python loop over samples.
 """
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +21,23 @@ import pyarrow as pa
 
 from ledger import LedgerError
 from ledger.journal import Journal, Segment
+from ledger.match import Match, Request, find
 from ledger.order import Int64
 from ledger.plan import DataPlan
+from ledger.sources import Sources
+from ledger.stream import Training
+from ledger.table import DocumentTable
+from ledger.trace import Fate, fates
 
-_CHUNK = 1 << 22  # consumption indices turned into rows at once
+_TEXT = [("doc_id", pa.string()), ("source", pa.string()), ("lang", pa.string()), ("licence", pa.string())]
+_COUNTS = [(name, pa.int64()) for name in ("tokens", "exposures", "first_step", "last_step")]
+_CODES = [(name, pa.dictionary(pa.int32(), pa.string())) for name in ("source", "lang", "licence")]
+_LOOKED_UP = 1 << 17  # samples
+DOCUMENTS = pa.schema([*_TEXT, *_COUNTS])
+NUMBERED = pa.schema([("doc_index", pa.int64()), *_CODES, *_COUNTS])
+PIECES = pa.schema(
+    [("consumption", pa.int64()), ("row", pa.int64()), *_TEXT, ("doc_offset", pa.int64()), ("length", pa.int64())]
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,23 @@ class Seen:
     licence: str
     length: int
     sightings: tuple[Sighting, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A document that a request means.
+
+    Attributes:
+        match: how the document was found.
+        fate: what became of it.
+        stayed: what became of the document that stayed in its place; `fate` itself, where it is no dropped copy.
+        seen: who saw that one; None where nobody was to.
+    """
+
+    match: Match
+    fate: Fate
+    stayed: Fate
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
@@ -98,10 +127,10 @@ class Ledger:
         Raises:
             LedgerError: a file is missing or damaged, or the packed samples are not those of the data plan.
         """
-        self.root = root
+        self.root, self.sources = root, Sources(root)
         self.plan = DataPlan.read(root / "data/pretrain/plan.json")
         self.journal = Journal.read(root / "data/pretrain/journal.jsonl")
-        manifest = self._file("data/pack/manifest.json")
+        manifest = self.sources.file("data/pack/manifest.json")
         if hashlib.sha256(manifest.read_bytes()).hexdigest() != self.plan.pack_manifest_sha256:
             raise LedgerError(
                 f"{manifest}: not the packed samples that data/pretrain/plan.json was made for, so no step can be traced. "
@@ -135,25 +164,39 @@ class Ledger:
         Raises:
             LedgerError: unknown checkpoint, or a file is missing or does not belong to the others.
         """
-        consumed = self._consumed(self.journal.ancestry(self.resolve(checkpoint)))
-        columns = ["doc_id", "source", "lang", "licence"]
-        documents = pa.concat_tables([_read(file, columns) for file in self._document_files()])
-        pieces = self.pieces(["sample", "doc_index", "length"])
-        sample, doc_index, length = (pieces[name].to_numpy() for name in ("sample", "doc_index", "length"))
-        tally = _tally(consumed, sample, doc_index, length, documents.num_rows)
-        (seen,) = np.nonzero(tally.exposures)
-        seen = seen[np.argsort(tally.first[seen], kind="stable")]
-        found = documents.take(pa.array(seen))
+        return pa.Table.from_batches(self.stream(checkpoint), DOCUMENTS)
+
+    def stream(self, checkpoint: str | Path, names: bool = True) -> Iterator[pa.RecordBatch]:
+        """`documents`, a batch at a time, in memory that grows by a byte a document.
+
+        Args:
+            checkpoint: as everywhere.
+            names: whether to name documents by doc_id, which takes what all ids take; else by doc_index.
+        """
+        training = Training(self.table, self.plan, self.trained(self.journal.ancestry(self.resolve(checkpoint))))
+        ids = self.sources.all_names() if names else None
         step_of = self.plan.ramp.step_of
-        numbers = {
-            "tokens": tally.tokens[seen],
-            "exposures": tally.exposures[seen],
-            "first_step": step_of(tally.first[seen]),
-            "last_step": step_of(tally.last[seen]),
-        }
-        for name, values in numbers.items():
-            found = found.append_column(name, pa.array(values))
-        return found
+        for shown in training.in_order():
+            numbers = [shown.tokens, shown.exposures, step_of(shown.first), step_of(shown.last)]
+            name = pa.array(shown.doc_index) if ids is None else ids.take(pa.array(shown.doc_index)).combine_chunks()
+            columns = [name, *self._groups(shown.doc_index, names), *map(pa.array, numbers)]
+            schema = DOCUMENTS if names else NUMBERED
+            yield pa.record_batch(columns, schema=schema)
+
+    def consumptions(self, doc_index: npt.ArrayLike) -> tuple[Int64, Int64, Int64]:
+        """When documents, given by number, were consumed, on whatever branch.
+
+        Returns:
+            `which` (position in `doc_index`), consumption index and tokens of every exposure, by position.
+        """
+        parts = self.table.parts_of(doc_index)
+        until = max((segment.last_sample + 1 for segment in self.journal.segments), default=0)
+        found = [(np.empty(0, np.int64),) * 3]
+        for start in range(0, len(parts.row), _LOOKED_UP):
+            which, consumption = self.plan.order.consumptions(parts.row[start : start + _LOOKED_UP], until)
+            found.append((parts.which[start + which], consumption, parts.tokens[start + which]))
+        which, consumption, tokens = (np.concatenate(column) for column in zip(*found, strict=True))
+        return which, consumption, tokens
 
     def seen(self, doc_id: str) -> Seen:
         """Where a document was seen: by every checkpoint of the journal, and on branches that were given up.
@@ -164,16 +207,14 @@ class Ledger:
         rows = self._sql("SELECT * FROM documents WHERE doc_id = ?", [doc_id]).to_pylist()
         if not rows:
             raise LedgerError(self.fate(doc_id))
-        document = rows[0]
-        parts = self._sql(
-            "SELECT sample, sum(length)::BIGINT AS tokens FROM pieces WHERE doc_index = ? GROUP BY sample ORDER BY sample",
-            [document["doc_index"]],
-        )
+        return self._seen(rows[0]["doc_index"])
+
+    def _seen(self, doc_index: int) -> Seen:
+        document = self._sql("SELECT * FROM documents WHERE doc_index = ?", [doc_index]).to_pylist()[0]
         segments = self.journal.segments
-        until = max((segment.last_sample + 1 for segment in segments), default=0)
-        which, consumption = self.plan.order.consumptions(parts["sample"].to_numpy(), until)
+        _, consumption, tokens = self.consumptions([document["doc_index"]])
         order = np.argsort(consumption)
-        consumption, tokens = consumption[order], parts["tokens"].to_numpy()[which[order]]
+        consumption, tokens = consumption[order], tokens[order]
         trained = [_within(consumption, self.trained([segment])) for segment in segments]
         sightings = []
         for segment in segments:
@@ -203,21 +244,19 @@ class Ledger:
         self.trained(segments)  # refuses segments of another plan
         first, end = self.plan.ramp.consumed([step, step + 1]).tolist()
         consumption = np.arange(first, end)
-        consumed = pa.table({"consumption": consumption, "row": self.plan.order.rows(consumption)})
-        pieces = self._sql(
-            """
-            SELECT c.consumption, c.row, d.doc_id, d.source, d.lang, d.licence, p.doc_offset, p.length
-            FROM pieces p JOIN consumed c ON c.row = p.sample JOIN documents d ON d.doc_index = p.doc_index
-            ORDER BY c.consumption, d.doc_index, p.doc_offset, p.length
-            """,
-            consumed=consumed,
-        )
+        rows = self.plan.order.rows(consumption)
+        held = self.table.pieces_of(rows)
+        columns: list[Any] = [consumption[held.which], rows[held.which], self.sources.names(held.doc_index)]
+        columns += [*self._groups(held.doc_index, True), held.doc_offset, held.length]
+        pieces = pa.table([pa.array(column) for column in columns], schema=PIECES)
         runs = tuple(Run(segment.index, self._status(segment), segment.skips(step)) for segment in segments)
         return StepRecord(step, first, end - 1, runs, pieces)
 
     def pieces(self, columns: list[str]) -> pa.Table:
         """`columns` of the tables that name the documents behind each packed sample, in the order of the samples."""
-        return pa.concat_tables([_read(file, columns) for file in self._piece_files()])
+        import pyarrow.parquet as pq
+
+        return pa.concat_tables([pq.read_table(file, columns=columns) for file in self.sources.pieces()])
 
     def trained(self, segments: Iterable[Segment]) -> Int64:
         """Consumption indices on which the segments trained, as ascending half-open ranges, shape [n, 2].
@@ -235,20 +274,39 @@ class Ledger:
             steps.append((start, segment.last_step + 1))
         return self.plan.ramp.consumed([pair for pair in steps if pair[0] < pair[1]]).reshape(-1, 2)
 
+    def fates(self, doc_ids: Sequence[str]) -> dict[str, Fate]:
+        """What became of documents, by name, whether or not they are trained on."""
+        return fates(self.root, doc_ids)
+
+    def find(self, request: Request) -> list[Found]:
+        """Documents that an address, a domain, a text, a hash or a name means, each with what became of it and who saw it.
+
+        A copy that was dropped is answered with the sightings of the document that stayed in its place.
+        """
+        matches = find(self.root, [request])[0]
+        known = self.fates([match.doc_id for match in matches])
+        survivors = self.fates([fate.survivor for fate in known.values() if fate.survivor is not None])
+        found = []
+        for match in matches:
+            fate = known[match.doc_id]
+            stayed = survivors[fate.survivor] if fate.survivor is not None else fate
+            seen = self._seen(stayed.doc_index) if stayed.doc_index is not None else None
+            found.append(Found(match, fate, stayed, seen))
+        return found
+
     def fate(self, doc_id: str) -> str:
         """One sentence on a document that is not in the training set: held out, dropped, duplicate of another, or unknown."""
-        if self._find("data/encode/heldout.documents.parquet", doc_id):
+        fate = self.fates([doc_id])[doc_id]
+        if fate.outcome == "held out":
             return f"document {doc_id!r} is held out: no checkpoint was trained on it"
-        for row in self._find("data/dedup/clusters.parquet", doc_id):
-            if not row["survivor"]:
-                return (
-                    f"document {doc_id!r} was dropped as {row['kind']} duplicate of {row['cluster']!r} "
-                    f"(Jaccard {row['jaccard']:.2f}). Remedy: ask for that document, which stayed"
-                )
-        for row in self._find("data/clean/drops.parquet", doc_id):
-            return f"document {doc_id!r} was dropped by the clean stage: {row['reason']} ({row['detail']})"
-        for row in self._find("data/decontaminate/hits.parquet", doc_id):
-            return f"document {doc_id!r} overlaps with evaluation {row['evaluation']!r}: {row['action']}"
+        if fate.outcome == "duplicate":
+            return f"document {doc_id!r} was dropped as {fate.detail}. Remedy: ask for that document, which stayed"
+        if fate.outcome == "dropped":
+            return f"document {doc_id!r} was dropped {fate.detail}"
+        if fate.outcome == "contaminated":
+            return f"document {doc_id!r} {fate.detail}"
+        if fate.outcome != "unknown":
+            return f"document {doc_id!r} was {fate.outcome}: {fate.detail}"
         near = self._sql(
             "SELECT doc_id FROM documents ORDER BY jaro_winkler_similarity(doc_id, ?) DESC, doc_id LIMIT 5", [doc_id]
         )
@@ -275,110 +333,33 @@ class Ledger:
                 f"take {samples[0]} to {samples[1] - 1}. Remedy: restore both files from the same version"
             )
 
-    def _consumed(self, segments: list[Segment]) -> _Consumed:
-        """How often and when each packed sample was consumed by the segments."""
-        size = self.plan.order.samples * self.plan.order.epochs
-        count, first, last = np.zeros(size, np.int32), np.zeros(size, np.int64), np.zeros(size, np.int64)
-        for start, end in _chunks(self.trained(segments), self.plan.order.samples):
-            consumption = np.arange(start, end)
-            rows = self.plan.order.rows(consumption)  # within one epoch, so no row stands twice
-            new = count[rows] == 0
-            first[rows[new]] = consumption[new]
-            last[rows] = consumption
-            count[rows] += 1
-        return _Consumed(count, first, last)
+    @cached_property
+    def table(self) -> DocumentTable:
+        """The table behind the answers, made at the first question; see `ledger.table`."""
+        table = self.sources.table()
+        if (table.samples, table.epochs) != (self.plan.order.samples, self.plan.order.epochs):
+            raise LedgerError(
+                f"{self.root / 'data/pack/pack.json'}: {table.epochs} epochs of {table.samples} samples, but "
+                f"data/pretrain/plan.json has {self.plan.order.epochs} of {self.plan.order.samples}. Remedy: `dvc checkout`"
+            )
+        return table
 
-    def _sql(self, query: str, parameters: list[Any] | None = None, **tables: pa.Table) -> pa.Table:
-        """Run a query over the pieces, the train documents and the given tables."""
+    def _groups(self, doc_index: Int64, plain: bool) -> list[pa.Array]:
+        """source, lang and licence of documents; dictionaries, unless they are to be plain."""
+        numbers = pa.array(self.table.groups[doc_index].astype(np.int32))
+        columns = [pa.DictionaryArray.from_arrays(numbers, pa.array(names)) for names in zip(*self.table.names, strict=True)]
+        return [column.cast(pa.string()) for column in columns] if plain else columns
+
+    def _sql(self, query: str, parameters: list[Any]) -> pa.Table:
+        """Run a query over the documents that are trained on."""
         import duckdb
 
         with duckdb.connect() as connection:
-            for name, files in (("pieces", self._piece_files()), ("documents", self._document_files())):
-                patterns = [glob.escape(str(file)) for file in files]  # DuckDB reads file names as patterns
-                connection.read_parquet(patterns, union_by_name=True).create_view(name)
-            for name, table in tables.items():
-                connection.register(name, table)
+            patterns = [glob.escape(str(file)) for file in self.sources.documents()]  # DuckDB reads file names as patterns
+            connection.read_parquet(patterns, union_by_name=True).create_view("documents")
             return connection.sql(query, params=parameters).to_arrow_table()
-
-    def _find(self, path: str, doc_id: str) -> list[dict[str, Any]]:
-        """Rows about a document in one of the tables that tell what became of it; none where the stage left no table."""
-        file = self.root / path
-        if not file.is_file():
-            return []
-        rows: list[dict[str, Any]] = _read(file, filters=[("doc_id", "=", doc_id)]).to_pylist()
-        return rows
-
-    def _document_files(self) -> list[Path]:
-        """The tables of what is trained on, numbered through: training documents, then labelled rows of instruction samples."""
-        return [self._file("data/encode/train.documents.parquet"), self._file("data/instruct/documents.parquet")]
-
-    def _piece_files(self) -> list[Path]:
-        """Every table of pieces that there must be: one that is absent must not hide documents."""
-        file = self._file("data/pack/pack.json")
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        try:
-            shards = -(-facts["samples_per_epoch"] * facts["epochs"] // facts["shard_samples"])
-        except KeyError as error:
-            raise LedgerError(f"{file}: no {error}. Remedy: run `dvc repro pack`") from error
-        return [self._file(f"data/pack/pieces-{shard:05d}.parquet") for shard in range(shards)]
-
-    def _file(self, path: str) -> Path:
-        file = self.root / path
-        if not file.is_file():
-            raise LedgerError(f"{file}: no such file. Remedy: run `dvc repro` or `dvc pull`; is this the project's folder?")
-        return file
-
-
-@dataclass(frozen=True)
-class _Consumed:
-    """By packed sample: number of times it was consumed, first and last consumption index (0 where never)."""
-
-    count: npt.NDArray[np.int32]
-    first: Int64
-    last: Int64
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """By document: consumed samples that hold a part of it, its tokens in them, first and last consumption index."""
-
-    exposures: Int64
-    tokens: Int64
-    first: Int64
-    last: Int64
-
-
-def _tally(consumed: _Consumed, sample: Int64, doc_index: Int64, length: npt.NDArray[np.int32], documents: int) -> _Tally:
-    """Sum up by document over the pieces; a sample that holds two pieces of a document exposes it once."""
-    shown = consumed.count[sample] > 0
-    sample, doc_index, length = sample[shown], doc_index[shown], length[shown]
-    tokens, exposures, last = (np.zeros(documents, np.int64) for _ in range(3))
-    first = np.full(documents, np.iinfo(np.int64).max)
-    np.add.at(tokens, doc_index, consumed.count[sample] * length.astype(np.int64))
-    np.minimum.at(first, doc_index, consumed.first[sample])
-    np.maximum.at(last, doc_index, consumed.last[sample])
-    pair = np.sort(sample * documents + doc_index, kind="stable")  # nearly sorted as it is: pieces follow the samples
-    sample, doc_index = np.divmod(pair[np.diff(pair, prepend=-1) > 0], documents)
-    np.add.at(exposures, doc_index, consumed.count[sample])
-    return _Tally(exposures, tokens, first, last)
-
-
-def _read(file: Path, columns: list[str] | None = None, filters: list[tuple[str, str, str]] | None = None) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(file, columns=columns, filters=filters)
 
 
 def _within(values: Int64, ranges: Int64) -> npt.NDArray[np.bool_]:
     """Which of `values` lie in one of the ascending half-open `ranges`."""
     return np.asarray(np.searchsorted(ranges.ravel(), values, side="right") % 2 == 1)
-
-
-def _chunks(ranges: Int64, samples: int) -> Iterator[tuple[int, int]]:
-    """The ranges cut at the ends of epochs, and into pieces of bounded length."""
-    for first, end in ranges.tolist():
-        start = first
-        while start < end:
-            stop = min(end, start + _CHUNK, (start // samples + 1) * samples)
-            yield start, stop
-            start = stop

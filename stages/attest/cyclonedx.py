@@ -1,8 +1,9 @@
-"""The AI bill of materials (CycloneDX 1.6, JSON): the model, its earlier checkpoints, its exports, the sources of its data."""
+"""The AI bill of materials (CycloneDX 1.6, JSON): the model, its earlier checkpoints, its exports, what its data came from."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from stages._manifest import sha256_json
@@ -14,7 +15,7 @@ def bom(params: Params, evidence: Evidence) -> dict[str, Any]:
     serial = uuid.uuid5(uuid.NAMESPACE_URL, f"{params.namespace}/bom/{sha256_json(evidence.digests)}")
     model = evidence.model
     others = [item for item in evidence.checkpoints if item is not model]
-    data = [_reference(source) for source in evidence.sources]
+    data = [_reference(entry) for entry in _origins(evidence)]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -29,7 +30,7 @@ def bom(params: Params, evidence: Evidence) -> dict[str, Any]:
         "components": [
             *(_model(params, evidence, item) for item in others),
             *(_model(params, evidence, item) for item in evidence.exports),
-            *(_data(source, evidence) for source in evidence.sources),
+            *(_data(entry, evidence) for entry in _origins(evidence)),
         ],
         "dependencies": [
             *({"ref": _reference(item), "dependsOn": data} for item in evidence.checkpoints),
@@ -39,15 +40,27 @@ def bom(params: Params, evidence: Evidence) -> dict[str, Any]:
     }
 
 
+def _origins(evidence: Evidence) -> list[dict[str, Any]]:
+    """Sources of the corpus, then labelled packages of the instruction mix."""
+    return [*evidence.sources, *evidence.packages]
+
+
 def _reference(item: Checkpoint | Export | dict[str, Any]) -> str:
     if isinstance(item, dict):
-        return f"source:{item['id']}"
+        return f"{'package' if 'datasets' in item else 'source'}:{item['id']}"
     return f"checkpoint:{item.name}" if isinstance(item, Checkpoint) else f"export:{item.scheme}"
 
 
 def _model(params: Params, evidence: Evidence, item: Checkpoint | Export) -> dict[str, Any]:
     if isinstance(item, Checkpoint):
-        properties = item.segment.checkpoint_manifest() | {"parameters": item.parameters, "merkle_root": evidence.merkle_root}
+        consumed = evidence.consumed[item.name]
+        properties = item.segment.checkpoint_manifest() | {
+            "parameters": item.parameters,
+            "merkle_root": evidence.training.root,
+            "consumed_documents": consumed.documents.documents,
+            "consumed_merkle_root": consumed.documents.root,
+            "consumed_order_root": consumed.order,
+        }
         title = item.name
     else:
         properties = {"scheme": item.scheme, "parent": item.parent.name, "parent_sha256": item.parent.sha256}
@@ -70,43 +83,54 @@ def _card(evidence: Evidence) -> dict[str, Any]:
             "task": "text infilling and generation",
             "architectureFamily": "transformer",
             "modelArchitecture": "GLM",
-            "datasets": [{"ref": _reference(source)} for source in evidence.sources],
+            "datasets": [{"ref": _reference(entry)} for entry in _origins(evidence)],
             "inputs": [{"format": "text"}],
             "outputs": [{"format": "text"}],
         },
         "quantitativeAnalysis": {
-            "performanceMetrics": [{"type": name, "value": _text(value)} for name, value in sorted(evidence.metrics.items())]
+            "performanceMetrics": [{"type": name, "value": _text(value)} for name, value in _flat(evidence.metrics)]
         },
     }
 
 
-def _data(source: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
-    """A source as fetched; the counts in its description are of what was left of it for training."""
-    rows = [row for row in evidence.train if row["source"] == source["id"]]
+def _data(entry: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
+    """A source or labelled package as fetched; the counts in its description are of what was left of it for training."""
+    rows = [row for row in evidence.train if row["source"] == entry["id"]]
     left = {name: sum(row[name] for row in rows) for name in ("documents", "tokens")}
     component = {
         "type": "data",
-        "bom-ref": _reference(source),
-        "name": source["id"],
-        "description": str(source.get("rights") or ""),
-        "licenses": [{"expression": source["licence"]}],
-        "hashes": [{"alg": "SHA-256", "content": source["sha256"]}],
-        "data": [{"type": "dataset", "name": source["id"], "description": "; ".join(_counts(source, left))}],
+        "bom-ref": _reference(entry),
+        "name": entry["id"],
+        "description": str(entry.get("rights") or ""),
+        "licenses": [{"expression": entry["licence"]}],
+        "hashes": [{"alg": "SHA-256", "content": entry["sha256"]}],
+        "data": [{"type": "dataset", "name": entry["id"], "description": "; ".join(_counts(entry, left))}],
     }
-    if source.get("version"):
-        component["version"] = source["version"]
-    if source["kind"] in ("pypi", "npm"):
-        component["purl"] = f"pkg:{source['kind']}/{source['package']}@{source['version']}"
-    elif source.get("url"):
-        component["externalReferences"] = [{"type": "distribution", "url": source["url"]}]
+    if entry.get("version"):
+        component["version"] = entry["version"]
+    if entry["kind"] in ("pypi", "npm"):
+        name = str(entry.get("package") or entry["name"]).replace("@", "%40")
+        component["purl"] = f"pkg:{entry['kind']}/{name}@{entry['version']}"
+    elif entry.get("url"):
+        component["externalReferences"] = [{"type": "distribution", "url": entry["url"]}]
     return component
 
 
-def _counts(source: dict[str, Any], left: dict[str, int]) -> list[str]:
-    return [
-        f"{source['documents']} documents, {source['bytes']} bytes of text read",
-        f"{left['documents']} documents, {left['tokens']} tokens in the training set",
-    ]
+def _counts(entry: dict[str, Any], left: dict[str, int]) -> list[str]:
+    if "datasets" in entry:
+        read = f"{entry['samples']} instruction samples, of {', '.join(entry['datasets'])}"
+    else:
+        read = f"{entry['documents']} documents, {entry['bytes']} bytes of text read"
+    return [read, f"{left['documents']} documents, {left['tokens']} tokens in the training set"]
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested results as dotted names, in their order."""
+    for key, item in sorted(value.items()):
+        if isinstance(item, dict):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The stage itself: gathers the sections, renders them into one file, and refuses a page that is too large."""
+"""The stage itself: gathers the sections, renders them, refuses a page that is too large, adds the explorer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ledger import LedgerError
+from ledger.journal import Segment
 from ledger.query import Ledger
 from stages._manifest import write_atomic
 from stages._params import NonNegative, Positive, Range
@@ -26,12 +27,15 @@ from stages.report import (
     tokens,
     training,
 )
+from stages.report.explorer import explorer
 from stages.report.facts import Facts, language
 from stages.report.pieces import load_tokenizer
 from stages.report.svg import plain
 
 if TYPE_CHECKING:
     import jinja2
+
+    from model.tokenizer import Tokenizer
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -44,42 +48,71 @@ class Params:
         samples: documents shown for each language and for each reason to drop one, and cloze items for each language.
         indexed_documents: most documents in the page's search.
         max_bytes: a larger page stops the stage.
+        explorer_documents: most documents in the explorer, which is as large as they make it.
     """
 
     samples: Annotated[int, Range(1, 20)]
     indexed_documents: NonNegative
     max_bytes: Positive
+    explorer_documents: Positive
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What both pages are made from."""
+
+    facts: Facts
+    ledger: Ledger
+    tokenizer: Tokenizer
+    segment: Segment
+    seen: lineage.Exposures
+    removed: list[corpus.Removal]
+
+    @classmethod
+    def read(cls, io: StageIO) -> Opened:
+        """Open the outputs of the stages before.
+
+        Raises:
+            StageError: something is absent or contradicts the rest.
+        """
+        facts = Facts(io)
+        try:
+            ledger = Ledger(io.root)
+        except LedgerError as error:
+            raise StageError(str(error).replace(f"{io.root}/", "")) from error
+        tokenizer = load_tokenizer(facts)
+        segment = lineage.final_segment(ledger)
+        seen = lineage.exposures(ledger, segment, facts.pieces(["sample", "doc_index", "length"]))
+        return cls(facts, ledger, tokenizer, segment, seen, corpus.removals(facts))
 
 
 def gather(params: Params, io: StageIO) -> dict[str, Any]:
-    """All sections by name.
+    """All sections of the report by name.
 
     Raises:
         StageError: something that the page shows is absent or contradicts the rest.
     """
-    facts = Facts(io)
-    try:
-        ledger = Ledger(io.root)
-    except LedgerError as error:
-        raise StageError(str(error).replace(f"{io.root}/", "")) from error
-    tokenizer = load_tokenizer(facts)
-    segment = lineage.final_segment(ledger)
-    seen = lineage.exposures(ledger, segment, facts.pieces(["sample", "doc_index", "length"]))
+    return sections_of(params, Opened.read(io))
+
+
+def sections_of(params: Params, opened: Opened) -> dict[str, Any]:
+    """All sections of the report by name; raises StageError as `gather` does."""
+    facts, seen = opened.facts, opened.seen
     sections = {
         "corpus": corpus.section(facts, params.samples),
-        "tokenizer": tokens.section(facts, tokenizer),
-        "objective": objective.section(facts, tokenizer, seen, ledger.plan.ramp),
+        "tokenizer": tokens.section(facts, opened.tokenizer),
+        "objective": objective.section(facts, opened.tokenizer, seen, opened.ledger.plan.ramp),
         "instructions": instructions.section(facts),
         "gates": gates.section(facts),
-        "training": training.section(facts, ledger),
+        "training": training.section(facts, opened.ledger),
         "evaluation": evaluation.section(facts, params.samples),
-        "lineage": lineage.section(facts, seen, segment, corpus.removals(facts), params.indexed_documents),
+        "lineage": lineage.section(facts, seen, opened.segment, opened.removed, params.indexed_documents),
         "provenance": provenance.section(facts),
     }
     graphs = {
-        "wide": graph.drawing(facts, io.stage, narrow=False),
-        "narrow": graph.drawing(facts, io.stage, narrow=True),
-        "caption": graph.caption(facts, io.stage),
+        "wide": graph.drawing(facts, facts.io.stage, narrow=False),
+        "narrow": graph.drawing(facts, facts.io.stage, narrow=True),
+        "caption": graph.caption(facts, facts.io.stage),
     }
     return {**sections, "graph": graphs, "tiles": overview.tiles(sections), "limits": overview.limits(sections)}
 
@@ -105,8 +138,9 @@ def render(sections: dict[str, Any]) -> str:
 
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
-    """Write the page."""
-    sections = gather(params, io)
+    """Write the pages."""
+    opened = Opened.read(io)
+    sections = sections_of(params, opened)
     page = render(sections)
     size = len(page.encode())
     if size > params.max_bytes:
@@ -117,7 +151,19 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
         )
     write_atomic(io.output / "index.html", page)
     io.log(f"{size:,} bytes, {sections['lineage']['indexed']:,} documents to ask for: {io.out}/index.html")
-    return {"bytes": size, "indexed_documents": sections["lineage"]["indexed"]}
+    explored = explorer(
+        opened.facts,
+        opened.ledger,
+        opened.tokenizer,
+        opened.seen,
+        opened.removed,
+        sections["provenance"]["model"],
+        samples=params.samples,
+        most=params.explorer_documents,
+    )
+    write_atomic(io.output / "explorer.html", explored)
+    io.log(f"{len(explored.encode()):,} bytes: {io.out}/explorer.html")
+    return {"bytes": size, "indexed_documents": sections["lineage"]["indexed"], "explorer_bytes": len(explored.encode())}
 
 
 def _environment() -> jinja2.Environment:

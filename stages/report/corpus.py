@@ -30,6 +30,7 @@ FOLDERS = {
     "train": "data/decontaminate/train",
     "heldout": "data/decontaminate/heldout",
 }
+TAKEN_DOWN = "taken down"
 _REGISTER = ("id", "kind", "package", "version", "file", "url", "path", "licence", "rights", "sha256", "lang")
 Tally = Counter[str]
 
@@ -72,7 +73,24 @@ def removals(facts: Facts) -> list[Removal]:
         if row["action"] == "remove":
             reason = "overlap with held-out text" if row["evaluation"] == "heldout" else f"overlap with {row['evaluation']}"
             hits.setdefault(row["doc_id"], Removal(row["doc_id"], "dedup", reason, row["ngram"], row["item"]))
-    return [*found, *hits.values()]
+    return [*found, *_emptied(facts), *hits.values(), *_taken_down(facts)]
+
+
+def _emptied(facts: Facts) -> list[Removal]:
+    """Documents of which nothing was left without the passages that earlier ones have too."""
+    if not facts.of("dedup", "counts").get("documents_emptied"):
+        return []
+    rows = facts.table("data/dedup/passages.parquet", ["doc_id", "emptied"]).to_pylist()
+    detail = "all of its passages stand in earlier documents"
+    return [Removal(row["doc_id"], "clean", "repeated passages", detail) for row in rows if row["emptied"]]
+
+
+def _taken_down(facts: Facts) -> list[Removal]:
+    """Documents that somebody asked to take down."""
+    if not facts.of("decontaminate", "counts").get("taken_down"):
+        return []
+    names = facts.table("data/decontaminate/takedowns.parquet", ["doc_id"])["doc_id"].to_pylist()
+    return [Removal(name, "dedup", TAKEN_DOWN, "see takedowns.jsonl") for name in names]
 
 
 def section(facts: Facts, samples: int) -> dict[str, Any]:
@@ -179,7 +197,7 @@ def _order(doc_id: str) -> bytes:
     return hashlib.sha256(doc_id.encode()).digest()
 
 
-def _texts(facts: Facts, folder: str, doc_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+def texts_of(facts: Facts, folder: str, doc_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Language and text of the documents named."""
     wanted, found = pa.array(sorted(doc_ids), pa.string()), {}
     for file in _files(facts, folder):
@@ -196,7 +214,7 @@ def _kept(facts: Facts, languages: list[str], samples: int) -> list[Example]:
         ids = train.filter(pc.equal(train["lang"], lang))
         length = dict(zip(ids["doc_id"].to_pylist(), ids["length"].to_pylist(), strict=True))
         chosen = sorted(length, key=_order)[:samples]
-        texts = _texts(facts, FOLDERS["train"], chosen)
+        texts = texts_of(facts, FOLDERS["train"], chosen)
         examples += [Example(name, lang, f"{length[name]:,} tokens", Markup.escape(excerpt(texts[name][1]))) for name in chosen]
     return examples
 
@@ -211,7 +229,7 @@ def _dropped(facts: Facts, removed: list[Removal], samples: int) -> list[tuple[s
     for stage in ("corpus", "clean", "dedup"):
         items = [item for (last, _), picked in chosen.items() if last == stage for item in picked]
         others = [item.other for item in items if item.other and stage == "clean"]
-        texts |= _texts(facts, FOLDERS[stage], [*(item.doc_id for item in items), *others])
+        texts |= texts_of(facts, FOLDERS[stage], [*(item.doc_id for item in items), *others])
     return [
         (reason, len(reasons[last, reason]), [_example(item, texts) for item in picked])
         for (last, reason), picked in chosen.items()
@@ -220,6 +238,8 @@ def _dropped(facts: Facts, removed: list[Removal], samples: int) -> list[tuple[s
 
 def _example(item: Removal, texts: dict[str, tuple[str, str]]) -> Example:
     lang, text = texts[item.doc_id]
+    if item.reason == TAKEN_DOWN:
+        return Example(item.doc_id, lang, f"{item.detail}; its text is not shown", Markup())
     if item.last == "clean" and item.other in texts:
         marked, other = differences(text, texts[item.other][1])
         return Example(item.doc_id, lang, f"{item.detail}; kept: {item.other}", marked, other)

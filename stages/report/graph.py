@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
@@ -99,8 +100,13 @@ def caption(facts: Facts, stage: str) -> str:
     return f"The pale line gathers what goes to the stages that read the outputs of more than half of all: {readers}."
 
 
-def drawing(facts: Facts, stage: str, *, narrow: bool) -> Markup:
-    """The picture: four columns, or one below the other for a narrow page."""
+def section_of(stage: str) -> str:
+    """Where a stage's box leads on the report's page."""
+    return f"#{SECTIONS[stage]}"
+
+
+def drawing(facts: Facts, stage: str, *, narrow: bool, link: Callable[[str], str] = section_of) -> Markup:
+    """The picture: four columns, or one below the other for a narrow page; `link` says where each stage's box leads."""
     labels, links = counts(facts), edges(facts, stage)
     nodes: dict[str, Node] = {}
     heads = []
@@ -117,10 +123,10 @@ def drawing(facts: Facts, stage: str, *, narrow: bool) -> Markup:
     wires += [_edge(nodes[a], nodes[b], narrow=narrow) for a, b in links if b not in gathered]
     said = "; ".join(f"{name} from {', '.join(a for a, b in links if b == name) or 'the sources'}" for name in nodes)
     words = ("graph-narrow" if narrow else "graph", "The stages and what each was made from", said)
-    return picture(*words, width, height, [*wires, *heads, *map(_box, nodes.values())])
+    return picture(*words, width, height, [*wires, *heads, *(_box(node, link(node.stage)) for node in nodes.values())])
 
 
-def _box(node: Node) -> str:
+def _box(node: Node, href: str) -> str:
     x, y = node.x, node.y
     parts = [
         tag("rect", x=x, y=y, width=_BOX[0], height=_BOX[1], rx=6, class_="node"),
@@ -128,7 +134,7 @@ def _box(node: Node) -> str:
         text(node.count, x + 14, y + 38, "tick"),
     ]
     said = tag("title", escape(f"{node.stage}: {node.count}"))
-    return tag("a", said + "".join(parts), href=f"#{SECTIONS[node.stage]}")
+    return tag("a", said + "".join(parts), href=href)
 
 
 def _edge(a: Node, b: Node, *, narrow: bool) -> str:

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ledger.schedule import BatchRamp
-from model.packed import targets_and_positions
 from model.tokenizer import SPECIAL
-from stages._packed import columns
 from stages._runner import StageError
 from stages.report.facts import Facts, at
 from stages.report.lineage import Exposures
+from stages.report.packed import PackedSamples
 from stages.report.pieces import Piece, pieces
 
 if TYPE_CHECKING:
@@ -127,35 +125,15 @@ def _spans(targets: list[Piece], ids: list[int], positions: list[int], blanks: d
 
 def _first_of_each(facts: Facts, seen: Exposures) -> dict[int, tuple[int, int, dict[str, Any]]]:
     """By kind: place in the order of training, row and content of the first sample consumed."""
-    files = sorted(facts.io.input("data/pack").glob("samples-*.arrow"))
-    shards = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files]
-    batches = [shard.get_batch(index) for shard in shards for index in range(shard.num_record_batches)]
-    ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
-    last = int(seen.rows.max(initial=-1))
-    if not batches or last >= ends[-1]:
-        raise StageError(
-            f"training consumed row {last}, but it is not there",
-            file="data/pack/samples-*.arrow",
-            remedy="run `dvc repro pack`",
-        )
-    kind = np.concatenate([batch["kind"].to_numpy() for batch in batches])[seen.rows]
+    samples = PackedSamples(facts, int(seen.rows.max(initial=-1)))
+    kind = samples.kinds()[seen.rows]
     found = {}
     for value in range(len(KINDS)):
         places = np.flatnonzero(kind == value)
         if len(places):
             row = int(seen.rows[places[0]])
-            batch = int(np.searchsorted(ends, row, side="right"))
-            offset = row - int(ends[batch]) + batches[batch].num_rows
-            found[value] = (int(places[0]), row, _record(batches[batch].slice(offset, 1)))
+            found[value] = (int(places[0]), row, samples.record(row))
     return found
-
-
-def _record(batch: pa.RecordBatch) -> dict[str, Any]:
-    """The one sample of a batch: what is stored of it, and the targets and positions that follow."""
-    stored = columns(batch)
-    targets, positions = targets_and_positions(stored)
-    arrays = {**stored._asdict(), "target_ids": targets, "position_ids": positions}
-    return {name: array[0].tolist() for name, array in arrays.items()}
 
 
 def _documents(facts: Facts, row: int) -> list[dict[str, Any]]:

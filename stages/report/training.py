@@ -8,7 +8,7 @@ from typing import Any
 
 from ledger.journal import Segment
 from ledger.query import Ledger
-from stages._manifest import sha256_file
+from ledger.weights import damage
 from stages._runner import StageError
 from stages.report.charts import Line, Marker, Words, bins, line_chart
 from stages.report.facts import Facts, number
@@ -89,14 +89,12 @@ def _tail(losses: Series) -> float:
 def _segment(facts: Facts, segment: Segment, ledger: Ledger) -> dict[str, Any]:
     """A row of the journal; where the checkpoint's weights lie here they are hashed again."""
     on_main_line = any(item.index == segment.index for item in ledger.journal.main_line())
-    weights = f"data/pretrain/checkpoints/{segment.checkpoint}/model.safetensors"
-    if not (facts.io.root / weights).exists():
-        weights += ".index.json"  # of a model that was spread over processes: it has the SHA-256 of each shard
-    present = on_main_line and segment.checkpoint is not None and (facts.io.root / weights).exists()
-    if present and sha256_file(facts.io.input(weights)) != segment.weights_sha256:
+    folder = f"data/pretrain/checkpoints/{segment.checkpoint}"
+    present = on_main_line and segment.checkpoint is not None and (facts.io.root / folder).is_dir()
+    if present and (wrong := damage(facts.io.input(folder), segment.weights_sha256)):
         raise StageError(
-            f"checkpoint {segment.checkpoint} has other weights than the journal names",
-            file=weights,
+            f"checkpoint {segment.checkpoint} has other weights than the journal names: {'; '.join(wrong)}",
+            file=folder,
             remedy="run `dvc checkout data/pretrain`, or train again",
         )
     status = segment.status if on_main_line or segment.status == "abandoned" else "left behind"

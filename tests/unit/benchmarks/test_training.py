@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from benchmarks import _loss_memory, _training_plan
+import pytest
+import torch
+
+from benchmarks import _loss_memory, _training_gpu, _training_plan, _training_speed
 from benchmarks._loss_memory import Case, Spent
+from benchmarks._training_gpu import Size
+from benchmarks._training_peers import CausalGPT, of_equal_size
 from benchmarks.training import SECTIONS, TrainingBench, measure
+from model.config import ModelConfig
+from model.planning.flops import parameters
+from tests.support.training import training_project
 
 
 def test_memory_is_measured_in_fresh_processes_and_all_ways_agree() -> None:
@@ -61,3 +69,69 @@ def test_a_plan_that_is_off_misses_its_target(monkeypatch: pytest.MonkeyPatch) -
 def test_a_case_that_fails_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"absent\.yaml failed \(1\)"):
         _training_plan.in_process({"file": "absent.yaml", "micro_batch": 1, "micro_batches": 1}, 1, returned=True)
+
+
+def _quiet(message: str) -> None:
+    """Say nothing."""
+
+
+@pytest.mark.slow
+def test_speed_is_measured_on_a_project_with_all_three_loops_in_turn(tmp_path: Path) -> None:
+    root = training_project(tmp_path / "project")
+    bench = TrainingBench(1, _quiet, root, steps=2)
+    same, gpt, share = _training_speed.rows(bench, {"layers": 1, "hidden": 32, "heads": 1, "ffn": 64})
+    assert (same.peer, same.target, gpt.peer, gpt.target) == ("bare loop, same model", 0.97, "causal GPT", 1.0)
+    assert same.what == "training, 1,024 positions a step"
+    assert all(row.ours and row.theirs and row.ratio for row in (same, gpt))
+    assert share.ours is not None
+    assert 0 < share.ours < 1
+
+
+def test_a_project_without_packed_samples_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"speed failed \(1\)(.|\n)*pack\.json"):
+        _training_speed.rows(TrainingBench(1, _quiet, tmp_path, steps=1))
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(1.02, "met"), (1.04, "MISSED")])
+def test_the_median_of_each_steps_ratio_is_what_counts(monkeypatch: pytest.MonkeyPatch, ours: float, verdict: str) -> None:
+    seconds = {"ours": [ours, ours, 9.0], "bare loop, same model": [1.0, 1.0, 1.0], "causal GPT": [2.0, 2.0, 2.0]}
+    found = {
+        "seconds": seconds,
+        "cpu": seconds,
+        "overhead": [0.001] * 3,
+        "positions": 4096,
+        "parameters": dict.fromkeys(seconds, 1),
+    }
+    monkeypatch.setattr(_training_speed, "in_process", lambda request: found)
+    rows = measure(TrainingBench(1, _quiet), ["speed"])
+    assert [row.verdict for row in rows] == [verdict, "met", "met"]
+
+
+def test_the_peer_has_as_many_parameters_as_the_published_shapes_of_glm() -> None:
+    for name, size in _training_gpu.SIZES.items():
+        config = ModelConfig(
+            layers=size.layers, hidden=size.hidden, heads=size.heads, ffn=size.ffn, vocabulary=size.vocabulary,
+            max_sequence=size.length,
+        )  # fmt: skip
+        peer = of_equal_size(config)
+        with torch.device("meta"):
+            built = sum(p.numel() for p in CausalGPT(peer).parameters())
+        assert built == peer.parameters
+        assert built == pytest.approx(parameters(config), rel=0.01)
+        unit = 1e9 if name.endswith("B") else 1e6
+        assert built / unit == pytest.approx(float(name[:-1]), rel=0.015)
+
+
+def test_where_there_is_no_gpu_the_section_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (row,) = _training_gpu.rows(TrainingBench(1, _quiet))
+    assert (row.ours, row.note, row.verdict) == (None, "no GPU here: nothing was measured", "")
+
+
+@pytest.mark.slow
+def test_the_gpu_section_runs_on_a_cpu_at_a_small_size() -> None:
+    """Blocks compiled, attention without a mask, both loops; MFU alone needs the GPU's peak."""
+    tiny = Size(layers=1, hidden=64, heads=1, ffn=128, micro_batch=1, target=None, vocabulary=256, length=640)
+    (row,) = _training_gpu.rows(TrainingBench(1, _quiet, steps=1), {"tiny": tiny}, device="cpu")
+    assert row.what == "tiny: 4 x 1 sequences of 640, attention prefix"
+    assert row.ours and row.theirs and row.ratio

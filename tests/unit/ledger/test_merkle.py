@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledger import merkle
 from ledger.merkle import AbsenceProof, InclusionProof, MerkleTree, leaf_hash, node_hash
 
 # The leaves and roots with which implementations of Certificate Transparency test themselves.
@@ -100,3 +101,29 @@ def test_false_absence_is_refused() -> None:
     absent = tree.prove_membership(bytes(32))
     assert isinstance(absent, AbsenceProof) and absent.holds(tree.root)
     assert not replace(absent, leaf=b"\xff" * 32).holds(tree.root)  # on the wrong side of its neighbour
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 2048, 5000])
+def test_trees_of_more_than_one_group(size: int) -> None:
+    leaves = sorted(hashlib.sha256(number.to_bytes(4, "big")).digest() for number in range(size))
+    tree = MerkleTree(leaves)
+    assert tree.root == recursive_root(leaves)
+    for index in (0, 1023 % size, 1024 % size, size // 2, size - 1):
+        assert tree.prove(index).holds(tree.root)
+    absent = tree.prove_membership(hashlib.sha256(b"absent").digest())
+    assert isinstance(absent, AbsenceProof) and absent.holds(tree.root)
+
+
+def test_a_large_set_is_the_small_one_sorted_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests that share their first bytes, and one that comes twice, among many."""
+    digests = [hashlib.sha256(number.to_bytes(4, "big")).hexdigest() for number in range(500)]
+    digests += [digests[7], digests[9][:16] + "00" * 24, digests[9][:16] + "ff" * 24]
+    expected = MerkleTree.of_set(digests)
+    monkeypatch.setattr(merkle, "_TASK", 1 << 8)
+    tree = MerkleTree.of_set(reversed(digests))
+    assert list(tree.leaves) == list(expected.leaves) == sorted({bytes.fromhex(digest) for digest in digests})
+
+
+def test_processes_give_the_same_tree() -> None:
+    leaves = [number.to_bytes(32, "big") for number in range((1 << 17) + 3000)]
+    assert MerkleTree(leaves, workers=2).root == MerkleTree(leaves).root
