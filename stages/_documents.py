@@ -62,8 +62,8 @@ def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, An
 def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write record batches as Parquet, one row group each, and return the number of rows; the file appears whole.
 
-    Documents, which every stage up to encode reads and writes again, are compressed with LZ4: a third larger than with zstd, and
-    read and written in less time. Other tables take zstd.
+    Documents, which every stage up to encode reads and writes again, are compressed with LZ4: a third larger than with zstd,
+    and read and written in less time. Other tables take zstd.
     """
     count, documents = 0, schema == SCHEMA
     compression = "lz4" if documents else "zstd"
