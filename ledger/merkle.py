@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import heapq
+import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 
 _GROUP = 10  # 2**10 leaves below each hash that is kept
 _TASK = 1 << 17  # leaves that are hashed together; a multiple of a group
 _DIGEST = 32
+_WORDS = 4  # of 64 bits in a digest
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -89,6 +91,48 @@ class AbsenceProof:
         return at_end and (before is None or before.leaf < self.leaf) and (after is None or self.leaf < after.leaf)
 
 
+class Digests(Sequence[bytes]):
+    """Hashes of 32 bytes, end to end in memory: ten million of them are one object."""
+
+    def __init__(self, joined: bytes) -> None:
+        self.joined = joined
+
+    def __len__(self) -> int:
+        return len(self.joined) // _DIGEST
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Digests: ...
+    def __getitem__(self, index: int | slice) -> bytes | Digests:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step != 1:
+                raise ValueError("only unbroken stretches can be taken out")
+            return Digests(self.joined[start * _DIGEST : max(start, stop) * _DIGEST])
+        start = range(len(self))[index] * _DIGEST
+        return self.joined[start : start + _DIGEST]
+
+    @classmethod
+    def of_set(cls, digests: Sequence[str]) -> Digests:
+        """Hexadecimal SHA-256 digests, each once and in ascending order.
+
+        Raises:
+            ValueError: one of them is not 64 hexadecimal digits.
+        """
+        joined = bytes.fromhex("".join(digests))  # which passes over blanks
+        if not set(map(len, digests)) <= {2 * _DIGEST} or len(joined) != _DIGEST * len(digests):
+            raise ValueError("a SHA-256 digest has 64 hexadecimal digits")
+        rows = np.frombuffer(joined, ">u8").reshape(-1, _WORDS)
+        rows = rows[np.argsort(rows[:, 0].astype(np.uint64))]
+        near = rows[1:, 0] == rows[:-1, 0]
+        tied = np.flatnonzero(np.append(near, False) | np.insert(near, 0, False))  # runs that share their first 8 bytes
+        rows[tied] = rows[tied][np.lexsort(rows[tied].T[::-1])]
+        (after,) = np.nonzero(near)
+        again = after[(rows[after] == rows[after + 1]).all(1)] + 1
+        return cls(np.delete(rows, again, axis=0).tobytes())
+
+
 class MerkleTree:
     """A tree over leaves in the order given.
 
@@ -97,22 +141,24 @@ class MerkleTree:
     """
 
     def __init__(self, leaves: Iterable[bytes], workers: int = 1) -> None:
-        """Hash the leaves; with `workers` above 1 in as many processes, which pays from some hundred thousand leaves on."""
-        self.leaves: Sequence[bytes] = list(leaves)
-        if workers > 1 and len(self.leaves) > _TASK:
-            widths = np.fromiter(map(len, self.leaves), np.int64, len(self.leaves))
-            starts = range(0, len(self.leaves), _TASK)
-            tasks = ((b"".join(self.leaves[at : at + _TASK]), widths[at : at + _TASK]) for at in starts)  # bytes travel quickly
+        """Hash the leaves; `Digests` with `workers` above 1 in as many processes, which pays from some hundred thousand on."""
+        self.leaves: Sequence[bytes] = leaves if isinstance(leaves, Digests) else list(leaves)
+        tasks = (self.leaves[at : at + _TASK] for at in range(0, len(self.leaves), _TASK))
+        if workers > 1 and isinstance(self.leaves, Digests) and len(self.leaves) > _TASK:
             with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-                groups = [group for found in pool.map(_groups_of_joined, tasks) for group in found]
+                groups = [group for found in pool.map(_groups, tasks) for group in found]
         else:
-            groups = _groups(self.leaves)
+            groups = [group for task in tasks for group in _groups(task)]
         self._above = _levels(groups)
 
     @classmethod
     def of_set(cls, digests: Iterable[str], workers: int = 1) -> MerkleTree:
-        """The tree of a set of hexadecimal digests: each once, in ascending order."""
-        return cls(_ascending([bytes.fromhex(digest) for digest in digests]), workers)
+        """The tree of a set of hexadecimal SHA-256 digests: each once, in ascending order.
+
+        Raises:
+            ValueError: one of them is none.
+        """
+        return cls(Digests.of_set(list(digests)), workers)
 
     @property
     def root(self) -> bytes:
@@ -129,7 +175,7 @@ class MerkleTree:
             raise IndexError(f"leaf {index} of {len(self.leaves)}")
         group = index >> _GROUP
         first = group << _GROUP
-        inside = _levels([leaf_hash(leaf) for leaf in self.leaves[first : first + (1 << _GROUP)]])
+        inside = _levels(_leaf_hashes(self.leaves[first : first + (1 << _GROUP)]))
         path = _beside(inside, index - first) + _beside(self._above, group)
         return InclusionProof(self.leaves[index], index, len(self.leaves), tuple(path))
 
@@ -145,27 +191,32 @@ class MerkleTree:
 
 def _groups(leaves: Sequence[bytes]) -> list[bytes]:
     """Hashes of the groups of leaves, of which all but the last are full."""
-    sha256, found = hashlib.sha256, []
-    for start in range(0, len(leaves), 1 << _GROUP):
-        level = [sha256(b"\x00" + leaf).digest() for leaf in leaves[start : start + (1 << _GROUP)]]
-        while len(level) > 1:
-            level = _above(level)
-        found += level
-    return found
+    level = _leaf_hashes(leaves)
+    for _ in range(_GROUP):
+        level = _above(level)
+    return level
 
 
-def _groups_of_joined(task: tuple[bytes, Any]) -> list[bytes]:
-    """`_groups` of leaves that lie end to end, given their sizes."""
-    joined, widths = task
-    ends = np.cumsum(widths)
-    return _groups([joined[at:end] for at, end in zip((ends - widths).tolist(), ends.tolist(), strict=True)])
+def _leaf_hashes(leaves: Sequence[bytes]) -> list[bytes]:
+    if not isinstance(leaves, Digests):
+        return [leaf_hash(leaf) for leaf in leaves]
+    return _hashed(0, np.frombuffer(leaves.joined, np.uint8).reshape(-1, _DIGEST)) if leaves else []
 
 
 def _above(below: list[bytes]) -> list[bytes]:
     """The next level; an odd one rises as it is: the RFC's split, seen from below."""
-    sha256 = hashlib.sha256
-    pairs = zip(below[::2], below[1::2], strict=False)
-    return [sha256(b"\x01" + left + right).digest() for left, right in pairs] + below[len(below) & ~1 :]
+    even = len(below) & ~1
+    if not even:
+        return below
+    return _hashed(1, np.frombuffer(b"".join(below[:even]), np.uint8).reshape(-1, 2 * _DIGEST)) + below[even:]
+
+
+def _hashed(prefix: int, rows: npt.NDArray[np.uint8]) -> list[bytes]:
+    """SHA-256 of each row behind a byte."""
+    sha256, width = hashlib.sha256, rows.shape[1] + 1
+    prefixed = np.full((len(rows), width), prefix, np.uint8)
+    prefixed[:, 1:] = rows
+    return [sha256(row).digest() for (row,) in struct.iter_unpack(f"{width}s", prefixed.data)]
 
 
 def _levels(lowest: list[bytes]) -> list[list[bytes]]:
@@ -183,20 +234,3 @@ def _beside(levels: list[list[bytes]], place: int) -> list[bytes]:
             path.append(level[place ^ 1])
         place //= 2
     return path
-
-
-def _ascending(digests: list[bytes]) -> list[bytes]:
-    """Each once, in ascending order. Many are sorted by their first 8 bytes, and by the rest where these are equal."""
-    if len(digests) < _TASK or {len(digest) for digest in digests} != {_DIGEST}:
-        return sorted(set(digests))
-    joined = b"".join(digests)
-    start = np.ndarray(len(digests), ">u8", joined, strides=(_DIGEST,)).astype(np.uint64)
-    order = np.argsort(start)
-    start = start[order]
-    tied = np.zeros(len(order) + 1, np.bool_)
-    tied[1:-1] = start[1:] == start[:-1]
-    single = order[~(tied[1:] | tied[:-1])]
-    ascending = np.frombuffer(joined, f"V{_DIGEST}")[single].tobytes()
-    found = [ascending[at : at + _DIGEST] for at in range(0, len(ascending), _DIGEST)]
-    rest = sorted({digests[number] for number in order[tied[1:] | tied[:-1]].tolist()})
-    return list(heapq.merge(found, rest)) if rest else found

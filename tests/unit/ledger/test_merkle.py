@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import merkle
-from ledger.merkle import AbsenceProof, InclusionProof, MerkleTree, leaf_hash, node_hash
+from ledger.merkle import AbsenceProof, Digests, InclusionProof, MerkleTree, leaf_hash, node_hash
 
 # The leaves and roots with which implementations of Certificate Transparency test themselves.
 LEAVES = [
@@ -114,16 +113,26 @@ def test_trees_of_more_than_one_group(size: int) -> None:
     assert isinstance(absent, AbsenceProof) and absent.holds(tree.root)
 
 
-def test_a_large_set_is_the_small_one_sorted_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Digests that share their first bytes, and one that comes twice, among many."""
+def test_a_set_in_order() -> None:
+    """Digests that share their first bytes, some of which come twice, among many."""
     digests = [hashlib.sha256(number.to_bytes(4, "big")).hexdigest() for number in range(500)]
-    digests += [digests[7], digests[9][:16] + "00" * 24, digests[9][:16] + "ff" * 24]
-    expected = MerkleTree.of_set(digests)
-    monkeypatch.setattr(merkle, "_TASK", 1 << 8)
-    tree = MerkleTree.of_set(reversed(digests))
-    assert list(tree.leaves) == list(expected.leaves) == sorted({bytes.fromhex(digest) for digest in digests})
+    near = [digests[9][:16] + "00" * 24, digests[9][:16] + "ff" * 24, digests[9][:40] + "00" * 12]
+    digests += [digests[7], digests[7], *near, *near]
+    expected = sorted({bytes.fromhex(digest) for digest in digests})
+    leaves = Digests.of_set(digests[::-1])
+    assert list(leaves) == expected
+    assert [leaves[0], leaves[-1], *leaves[3:5]] == [expected[0], expected[-1], *expected[3:5]]
+    assert MerkleTree(leaves).root == MerkleTree(expected).root == recursive_root(expected)
+    with pytest.raises(IndexError):
+        leaves[len(leaves)]
+
+
+def test_what_is_no_digest_is_refused() -> None:
+    for wrong in ("00", "0" * 62 + "  ", "zz" * 32):
+        with pytest.raises(ValueError):
+            MerkleTree.of_set([digest(1), wrong])
 
 
 def test_processes_give_the_same_tree() -> None:
     leaves = [number.to_bytes(32, "big") for number in range((1 << 17) + 3000)]
-    assert MerkleTree(leaves, workers=2).root == MerkleTree(leaves).root
+    assert MerkleTree(Digests(b"".join(leaves)), workers=2).root == MerkleTree(leaves).root
