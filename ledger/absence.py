@@ -1,14 +1,13 @@
 """Proof that what was taken down is in no part of the build that lies here, and a list of the checkpoints that still know it.
 
 Two Merkle trees of sorted leaves (`ledger.merkle`) are made from the tables that training read: one over the raw hashes of
-all documents, whose root is the attested one (`data/attest`), and one over the SHA-256 of their ids. A proof of absence is two
+all documents and one over the SHA-256 of their ids; the attest stage's statements name both roots. A proof of absence is two
 neighbours with the missing leaf between them. A hash that other records of the same file bear too is still there, and
 says nothing; then the id's proof stands alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from ledger import LedgerError
+from ledger.consumption import id_digest
 from ledger.merkle import AbsenceProof, InclusionProof, MerkleTree
 from ledger.tombstones import FILE, Document, Tombstones, read
 
@@ -42,7 +42,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Absence:
-    """The proofs of all tombstones against two roots; `attested`: the files of data/attest that name the hashes' root."""
+    """The proofs of all tombstones against two roots; `attested`: the files of data/attest that name both roots."""
 
     ids: bytes
     hashes: bytes
@@ -91,18 +91,19 @@ def prove(root: Path) -> Absence:
     """
     stones = read(root / FILE)
     documents = pa.concat_tables([_table(root / path) for path in _TRAINED], promote_options="permissive")
-    ids = MerkleTree.of_set(_of_id(doc_id) for doc_id in documents["doc_id"].to_pylist())
+    ids = MerkleTree.of_set(id_digest(doc_id) for doc_id in documents["doc_id"].to_pylist())
     hashes = MerkleTree.of_set(documents["raw_sha256"].to_pylist())
     heldout = _table(root / _HELDOUT).to_pylist()
     proofs = []
     for document in stones.documents:
         by_hash = hashes.prove_membership(bytes.fromhex(document.raw_sha256)) if document.alone else None
         rows = sum(_is(document, row) for row in heldout)
-        proofs.append(Proof(document, ids.prove_membership(bytes.fromhex(_of_id(document.doc_id))), by_hash, rows))
+        proofs.append(Proof(document, ids.prove_membership(bytes.fromhex(id_digest(document.doc_id))), by_hash, rows))
     attested = [
         file.relative_to(root).as_posix()
         for file in sorted((root / "data/attest").rglob("*.json"))
-        if hashes.root.hex() in file.read_text(encoding="utf-8")
+        for text in [file.read_text(encoding="utf-8")]
+        if all(tree.root.hex() in text for tree in (ids, hashes))
     ]
     return Absence(ids.root, hashes.root, tuple(attested), tuple(proofs))
 
@@ -136,10 +137,6 @@ def _lying(root: Path, digests: set[str]) -> Iterator[tuple[str, str]]:
 
 def _is(document: Document, row: dict[str, str]) -> bool:
     return row["doc_id"] == document.doc_id or (document.alone and row["raw_sha256"] == document.raw_sha256)
-
-
-def _of_id(doc_id: str) -> str:
-    return hashlib.sha256(doc_id.encode()).hexdigest()
 
 
 def _plain(proof: InclusionProof | AbsenceProof | None) -> Any:

@@ -48,6 +48,7 @@ def _check_statement(consumption: Consumption, name: str, statement: dict[str, A
         segment = consumption.ledger.journal.path_to(predicate["checkpoint"]["weights_sha256"])[-1]
         found = {
             "Merkle root of the training set": (predicate["documents"], MerkleTree.of_set(consumption.training_set())),
+            "Merkle root of their ids": (predicate["documentIds"], MerkleTree.of_set(consumption.training_ids())),
             "Merkle root of what it consumed": (
                 predicate["consumed"]["documents"],
                 MerkleTree.of_set(consumption.documents(segment)),
@@ -66,7 +67,7 @@ def _check_statement(consumption: Consumption, name: str, statement: dict[str, A
     except (LookupError, TypeError) as error:
         return Check(f"statement {name}", False, f"not one of the attest stage: {error!r}")
     steps = predicate["consumed"]["order"]["size"]
-    return Check(f"statement {name}", not wrong, f"differs: {', '.join(wrong)}" if wrong else f"{steps} steps, three roots")
+    return Check(f"statement {name}", not wrong, f"differs: {', '.join(wrong)}" if wrong else f"{steps} steps, four roots")
 
 
 def _check_envelope(path: Path, public_key: Path, statements: dict[str, dict[str, Any]]) -> Check:

@@ -39,6 +39,7 @@ ORDER = (
     "of the step's records; record: sample in the step (4) || raw_sha256 (32) || first token in the document (4) || "
     "tokens (4); big-endian, in the order of sample, document number, first token"
 )
+TRAINED_TABLES = ("data/encode/train.documents.parquet", "data/instruct/documents.parquet")
 _CHUNK = 1 << 19  # samples whose records are laid out at once
 _RECORD = np.dtype([("sample", ">u4"), ("document", "V32"), ("offset", ">u4"), ("length", ">u4")])
 Digests = npt.NDArray[np.uint8]
@@ -131,6 +132,12 @@ class Consumption:
         """raw_sha256 of every train document and labelled row, by doc_index."""
         return [row.tobytes().hex() for row in self.digests]
 
+    def training_ids(self) -> list[str]:
+        """SHA-256 of the id (UTF-8) of every train document and labelled row, by doc_index."""
+        root = self.ledger.root
+        tables = [pq.read_table(root / file, columns=["doc_id"]) for file in TRAINED_TABLES]
+        return [id_digest(doc_id) for table in tables for doc_id in table["doc_id"].to_pylist()]
+
     def own_leaves(self, segment: Segment) -> list[bytes]:
         """Leaves of a segment's own steps."""
         if segment.index not in self._leaves:
@@ -167,6 +174,11 @@ class Consumption:
         cuts = np.searchsorted(which, np.concatenate([[0], np.cumsum(size)])).tolist()
         facts = zip(numbers.tolist(), first.tolist(), size.tolist(), cuts, cuts[1:], strict=False)
         return [Step(step, at, samples, records[low:high].tobytes()) for step, at, samples, low, high in facts], document
+
+
+def id_digest(doc_id: str) -> str:
+    """The leaf of a document's id: records of one file share its bytes, so a raw hash may stand for several documents."""
+    return hashlib.sha256(doc_id.encode()).hexdigest()
 
 
 def _merged(which: Int64, document: Int64, offset: Int64, length: Int64) -> tuple[Int64, Int64, Int64, Int64]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledger import LedgerError
-from ledger.consumption import Consumption
+from ledger.consumption import TRAINED_TABLES, Consumption
 from ledger.journal import Segment
 from ledger.merkle import MerkleTree
 from ledger.plan import DataPlan
@@ -83,7 +83,7 @@ class Export:
 
 @dataclass(frozen=True)
 class SetRoot:
-    """A set of documents: how many, how many different raw_sha256 they have, and the Merkle root over these, sorted."""
+    """A set of documents: how many, how many different digests they have, and the Merkle root over these, sorted."""
 
     documents: int
     size: int
@@ -91,7 +91,7 @@ class SetRoot:
 
     @classmethod
     def of(cls, digests: list[str]) -> SetRoot:
-        """The root over the raw_sha256 of documents."""
+        """The root over the digests of documents, hexadecimal."""
         tree = MerkleTree.of_set(digests)
         return cls(len(digests), len(tree.leaves), tree.root.hex())
 
@@ -114,7 +114,7 @@ class Evidence:
         manifests, digests: each stage's manifest and the SHA-256 of its bytes, in the order of the graph.
         sources: the register of sources.
         packages: labelled packages of the instruction mix.
-        training: the set of train documents and labelled rows.
+        training, ids: the set of train documents and labelled rows, by raw_sha256 and by the SHA-256 of their ids.
         consumed: what each checkpoint was trained on, by its name.
         plan, segments, head: data plan and journal.
         checkpoints, exports: what the statement is about; the last checkpoint is the model.
@@ -128,6 +128,7 @@ class Evidence:
     sources: list[dict[str, Any]]
     packages: list[dict[str, Any]]
     training: SetRoot
+    ids: SetRoot
     consumed: dict[str, Consumed]
     plan: DataPlan
     segments: tuple[Segment, ...]
@@ -155,12 +156,12 @@ def gather(io: StageIO) -> Evidence:
         checkpoints = _checkpoints(io, ledger, manifests["pretrain"])
         consumption = Consumption(ledger)
         training = SetRoot.of(consumption.training_set())
+        ids = SetRoot.of(consumption.training_ids())
         consumed = {item.name: _consumed(consumption, item.segment) for item in checkpoints}
     except LedgerError as error:
         raise StageError(str(error)) from error
-    tables = ("data/encode/train.documents.parquet", "data/instruct/documents.parquet")
     columns = ["source", "lang", "licence", "length", "bytes"]
-    train = pa.concat_tables([pq.read_table(io.input(table), columns=columns) for table in tables])
+    train = pa.concat_tables([pq.read_table(io.input(table), columns=columns) for table in TRAINED_TABLES])
     return Evidence(
         consumption=consumption,
         manifests=manifests,
@@ -168,6 +169,7 @@ def gather(io: StageIO) -> Evidence:
         sources=_json(io, "data/corpus/sources.json"),
         packages=labelled_packages(_json(io, "data/instruct/registry.json")),
         training=training,
+        ids=ids,
         consumed=consumed,
         plan=ledger.plan,
         segments=ledger.journal.segments,

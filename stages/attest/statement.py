@@ -10,6 +10,7 @@ from stages.attest.evidence import Checkpoint, Evidence, Export, Params, SetRoot
 
 _TREE = "RFC 6962 section 2.1, SHA-256"
 _SET = "sorted set of the SHA-256 of each {} document's bytes as fetched (raw_sha256)"
+_IDS = "sorted set of the SHA-256 of each train document's id in UTF-8"
 
 
 def build_statement(params: Params, evidence: Evidence) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def checkpoint_statement(params: Params, evidence: Evidence, checkpoint: Checkpo
         "checkpoint": _checkpoint(checkpoint),
         "exports": _exports(exports),
         "consumed": {
-            "documents": _root(consumed.documents, "consumed"),
+            "documents": _root(consumed.documents, _SET.format("consumed")),
             "order": {"size": consumed.steps, "merkleRoot": consumed.order, "leaves": ORDER, "tree": _TREE},
         },
     }
@@ -51,21 +52,17 @@ def _predicate(params: Params, evidence: Evidence) -> dict[str, Any]:
     return {
         "model": {"name": params.name, "version": params.version, "creator": params.creator},
         "timestamp": params.timestamp,
-        "documents": _root(evidence.training, "train"),
+        "documents": _root(evidence.training, _SET.format("train")),
+        "documentIds": _root(evidence.ids, _IDS),
         "manifests": evidence.digests,
         "plan": {**asdict(evidence.plan), "digest": evidence.plan.digest},
         "journal": {"head": evidence.head, "segments": len(evidence.segments)},
     }
 
 
-def _root(documents: SetRoot, which: str) -> dict[str, Any]:
-    return {
-        "count": documents.documents,
-        "size": documents.size,
-        "merkleRoot": documents.root,
-        "leaves": _SET.format(which),
-        "tree": _TREE,
-    }
+def _root(documents: SetRoot, leaves: str) -> dict[str, Any]:
+    found = {"count": documents.documents, "size": documents.size, "merkleRoot": documents.root}
+    return {**found, "leaves": leaves, "tree": _TREE}
 
 
 def _checkpoint(item: Checkpoint) -> dict[str, Any]:
