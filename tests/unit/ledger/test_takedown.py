@@ -103,7 +103,9 @@ def test_absence_is_proven_by_neighbours_against_the_attested_root(root: Path) -
     append(root / FILE, [Tombstone("domain", "gone.org", "2026-01-31", (gone, part))])
     found = prove(root)
     (root / "data/attest").mkdir(exist_ok=True)
-    (root / "data/attest/statement.json").write_text(json.dumps({"root": found.hashes.hex()}), encoding="utf-8")
+    roots = [found.hashes.hex(), found.ids.hex()]
+    (root / "data/attest/half.json").write_text(json.dumps(roots[:1]), encoding="utf-8")
+    (root / "data/attest/statement.json").write_text(json.dumps(roots), encoding="utf-8")
     found = prove(root)
     assert found.holds and found.attested == ("data/attest/statement.json",)
     assert [proof.by_hash is None for proof in found.proofs] == [False, True]
