@@ -17,6 +17,7 @@ from ledger.journal import Segment
 from ledger.merkle import MerkleTree
 from ledger.weights import weights_file
 
+_FOLLOWING = ("attest", "report")  # stages that may have run before; what they left says nothing about this build
 _SOURCE = ("id", "kind", "package", "version", "file", "url", "path", "lang", "licence", "rights", "reader", "sha256")
 _PACKAGE = ("id", "kind", "name", "version", "file", "licence", "rights", "sha256")
 
@@ -29,8 +30,8 @@ def tables(consumption: Consumption, checkpoint: str, attest: dict[str, Any]) ->
     """
     ledger, root = consumption.ledger, consumption.ledger.root
     line = [segment for segment in ledger.journal.main_line() if _weights(root, segment).is_file()]
-    manifests = {path.parent.name: _json(path) for path in sorted((root / "data").glob("*/manifest.json"))}
-    manifests = {stage: manifest for stage, manifest in manifests.items() if stage not in ("attest", "report")}
+    files = (path for path in sorted((root / "data").glob("*/manifest.json")) if path.parent.name not in _FOLLOWING)
+    manifests = {path.parent.name: _json(path) for path in files}
     registry = _json(root / "data/instruct/registry.json")
     checkpoints = [_checkpoint(root, segment) for segment in line]
     model = {**attest, "checkpoint": checkpoint}

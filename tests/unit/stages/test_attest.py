@@ -421,7 +421,9 @@ def test_laptop_profile_is_valid() -> None:
 
 
 def test_runs_as_a_stage_with_what_dvc_yaml_declares(copy: Path) -> None:
-    """The real process, sandbox and all: everything that it reads is declared."""
+    """The real process, sandbox and all: everything that it reads is declared, where the stage behind it has run before too."""
+    (copy / "data/report").mkdir()
+    (copy / "data/report/manifest.json").write_text("{}", encoding="utf-8")
     (copy / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "stages.attest"]
