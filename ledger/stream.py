@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ledger.order import Int64
 from ledger.plan import DataPlan
-from ledger.table import DocumentTable
+from ledger.table import DocumentTable, Pieces
 
 _CHUNK = 1 << 15  # samples looked at together
 T = TypeVar("T")
@@ -94,12 +94,33 @@ class Training:
         if self.until > self.plan.order.samples:  # samples may come again, documents do: ask for all of them
             found = _within(self.shown(np.unique(document)), start, end)
             return found.ordered(), found.doc_index
-        whole = length == self.table.length_of(document)
-        whole &= ~_marked(loose, document)  # all of it in this sample and in no other
+        size, listed = self.table.length_of(document), _marked(loose, document)
+        whole = (length == size) & ~listed  # all of it in this sample and in no other
         when = consumption[which[whole]]
         alone = Shown(document[whole], np.ones(len(when), np.int64), length[whole], when, when)
-        cut = _within(self._shown_of(document[~whole], rows[which[~whole]], consumption[which[~whole]]), start, end)
-        return Shown(*(np.concatenate(pair) for pair in zip(alone, cut, strict=True))).ordered(), cut.doc_index
+        (cut,) = np.nonzero(~whole & ~listed)
+        other = self.table.rest_of(Pieces(*(column[new[cut]] for column in pieces)), rows[which[cut]])
+        halves, both = cut[other >= 0], other[other >= 0]
+        halved = self._halved(document[halves], length[halves], size[halves], consumption[which[halves]], both)
+        (others,) = np.nonzero(~whole)
+        others = np.setdiff1d(others, halves, assume_unique=True)
+        found = self._shown_of(document[others], rows[which[others]], consumption[which[others]])
+        parts = [alone, *(_within(some, start, end) for some in (halved, found))]
+        again = np.sort(np.concatenate([part.doc_index for part in parts[1:]]))
+        return Shown(*(np.concatenate(columns) for columns in zip(*parts, strict=True))).ordered(), again
+
+    def _halved(self, document: Int64, length: Int64, size: Int64, consumption: Int64, other: Int64) -> Shown:
+        """Documents of two samples, given what was consumed of one and the row of the other, each once."""
+        when = np.full(len(other), self.until)
+        which, found = self.plan.order.consumptions(other, self.until)
+        when[which] = found
+        twice = self._trained_at(when)
+        shown = Shown(document, 1 + twice, np.where(twice, size, length), consumption, np.where(twice, when, consumption))
+        first = ~twice | (when > consumption)  # else the other sample tells of it
+        return Shown(*(column[first] for column in shown))
+
+    def _trained_at(self, consumption: Int64) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.searchsorted(self.trained.ravel(), consumption, side="right") % 2 == 1)
 
     def _shown_of(self, document: Int64, row: Int64, consumption: Int64) -> Shown:
         """`shown` of documents, given one sample of each and when it was consumed; every sample is consumed once at most."""
@@ -118,7 +139,7 @@ class Training:
 
     def _summed(self, doc_index: Int64, which: Int64, consumption: Int64, tokens: Int64) -> Shown:
         """Sums by document over what was trained on; `which` ascends."""
-        inside = np.searchsorted(self.trained.ravel(), consumption, side="right") % 2 == 1
+        inside = self._trained_at(consumption)
         which, consumption, tokens = which[inside], consumption[inside], tokens[inside]
         start = np.flatnonzero(np.diff(which, prepend=-1))
         if not len(start):

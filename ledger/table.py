@@ -155,6 +155,22 @@ class DocumentTable:
         found = [self._parts_of(order[start : start + _BLOCK], wanted, epochs) for start in range(0, len(order), _BLOCK)]
         return _joined([parts for several in found for parts in several], self.samples * self.epochs)
 
+    def rest_of(self, pieces: Pieces, row: Int64) -> Int64:
+        """The sample beside `row` that holds what the piece in `row` leaves of its document; -1 where others may hold some too.
+
+        For documents without loose pieces, and samples of the first masking epoch that follow the line.
+        """
+        start = self.documents.take(pieces.doc_index)
+        size = self.documents.take(pieces.doc_index + 1) - start
+        low = (start - self.turns[0]) % self.tokens
+        begins, ends = pieces.doc_offset == 0, pieces.doc_offset + pieces.length == size
+        other = np.clip(np.where(begins, row + 1, row - 1), 0, self.followers[0] - 1)
+        first = np.where(begins, low + pieces.length, low)
+        last = np.where(begins, low + size, low + pieces.doc_offset)
+        sure = (begins != ends) & (self.rows.take(other) <= first) & (last <= self.rows.take(other + 1))
+        sure &= (low + size <= self.tokens) & ~self._touch_gaps(low, low + size)
+        return np.where(sure & (other != row), other, -1)
+
     def pieces_of(self, row: npt.ArrayLike) -> Pieces:
         """What packed samples hold: sorted by position in `row`, then by document and place inside it."""
         wanted = np.asarray(row, np.int64)

@@ -280,7 +280,7 @@ def test_a_damaged_page_is_named(tmp_path: Path, model: Path) -> None:
     io = project(tmp_path, model, documents("zh", 1, 60, 900), documents("zh", 1, 1, 100))
     file = tmp_path / "data/decontaminate/train/documents/made-zh-00000.parquet"
     content = bytearray(file.read_bytes())
-    place = pq.read_metadata(file).row_group(0).column(pq.read_schema(file).get_field_index("text")).dictionary_page_offset
+    place = pq.read_metadata(file).row_group(0).column(pq.read_schema(file).get_field_index("text")).data_page_offset
     content[place + 10 : place + 400] = bytes(390)
     file.write_bytes(content)
     with pytest.raises(StageError, match=r"damaged or cut short: .*made-zh-00000.parquet"):
