@@ -12,9 +12,9 @@ import typer
 ROOMS = {
     "dedup": ("stages.dedup.query", "Ask whether a document is a duplicate of one in the corpus."),
     "replay": ("stages.pack.replay", "Print one training sample, made again from its key."),
-    "lineage": ("ledger.cli", "Ask the training ledger: who saw what, in which order."),
-    "takedown": ("ledger.takedown_cli", "Take documents out of the training set, and prove it."),
-    "attest": ("ledger.attest_cli", "Sign, prove and check what a checkpoint was made from."),
+    "lineage": ("ledger.cli.lineage", "Ask the training ledger: who saw what, in which order."),
+    "takedown": ("ledger.cli.takedown", "Take documents out of the training set, and prove it."),
+    "attest": ("ledger.cli.attest", "Sign, prove and check what a checkpoint was made from."),
     "plan": ("stages.pretrain.plan", "Say what a training needs: memory, time, money, before a GPU is rented."),
     "checkpoint": ("model.checkpoint_cli", "Reshape a checkpoint for other tensor-parallel sizes, or check it."),
     "generate": ("model.cli", "Fill the blanks of a text with a checkpoint."),

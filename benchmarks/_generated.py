@@ -20,8 +20,9 @@ from ledger.order import Int64, Order
 from ledger.plan import DataPlan
 from ledger.query import Ledger
 from ledger.schedule import BatchRamp
-from ledger.table import DocumentTable
-from ledger.tabulate import Batch, Described, Groups, tabulate
+from ledger.table.documents import DocumentTable
+from ledger.table.sources import Names
+from ledger.table.tabulate import Batch, Described, Groups, tabulate
 
 PUBLISHED = 416_000_000
 _BLOCK = 1 << 20  # documents that are drawn together
@@ -79,13 +80,20 @@ def open_ledger(folder: Path, size: Size) -> Ledger:
         last = int(ramp.consumed(steps)) - 1
         journal.append(Segment(None, 0, steps - 1, 0, last, plan.digest, "kept", "newest", weights, skipped))
     ledger = Ledger.__new__(Ledger)
-    ledger.root, ledger.plan, ledger.journal, ledger.sources = folder, plan, journal, _Names()  # type: ignore[assignment]
+    ledger.root, ledger.plan, ledger.journal, ledger.sources = folder, plan, journal, _Names(size.documents)  # type: ignore[assignment]
     ledger.__dict__["table"] = table
     return ledger
 
 
 class _Names:
     """In place of a project's tables of names: a document's number is its name."""
+
+    def __init__(self, documents: int) -> None:
+        self.documents = documents
+
+    def all_names(self) -> Names:
+        numbers = range(0, self.documents, _BLOCK)
+        return Names([self.names(np.arange(first, min(first + _BLOCK, self.documents))) for first in numbers])
 
     def names(self, doc_index: Int64) -> pa.Array:
         return pa.array(doc_index).cast(pa.string())

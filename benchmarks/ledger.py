@@ -22,6 +22,8 @@ from rich.console import Console
 
 SECTIONS = ("queries", "merkle", "records")
 _ASKED = 1_000_000
+_NAMED = 5_000_000  # rows that are streamed with names
+_ORDERED = 2_000_000  # samples whose leaves of the ordered root are made
 
 
 def ask(folder: Path, documents: int, rows: int) -> dict[str, Any]:
@@ -49,7 +51,36 @@ def ask(folder: Path, documents: int, rows: int) -> dict[str, Any]:
     found["peak_lookups"] = peak_bytes()
     found["streamed"] = timed("stream", lambda: _taken(ledger.stream("newest", names=False), rows), rounds=1)
     found["peak"] = peak_bytes()
+    found["ordered_samples"] = timed("ordered", lambda: _ordered(ledger, documents), rounds=1)
+    names = ledger.sources.all_names()
+    found["names_bytes"] = peak_bytes() - found["peak"]
+    ledger.sources.all_names = lambda: names  # read once: what is timed is the answer
+    found["named_rows"] = timed("named", lambda: _taken(ledger.stream("newest"), min(rows or _NAMED, _NAMED)), rounds=1)
     return found
+
+
+def _ordered(ledger: Any, documents: int) -> int:
+    """Leaves of the ordered root for the first samples of the training; how many samples these hold."""
+    from ledger.proof.consumption import Consumption
+
+    class Digests:
+        """Digests of all documents in the place of 32 bytes for each: at the published size 13 GB, mapped from a file."""
+
+        known = np.random.default_rng(5).integers(0, 256, (1 << 20, 32), np.uint8)
+
+        def __len__(self) -> int:
+            return documents
+
+        def __getitem__(self, numbers: Any) -> Any:
+            return self.known[numbers & ((1 << 20) - 1)]
+
+    consumption, samples = Consumption(ledger), 0
+    consumption.__dict__["digests"] = Digests()
+    for step in consumption.steps(ledger.journal.segments[-1]):
+        samples += len(step.leaf) and step.samples
+        if samples >= _ORDERED:
+            break
+    return samples
 
 
 def _taken(batches: Any, rows: int) -> int:
@@ -73,6 +104,7 @@ def query_rows(documents: int, stream_rows: int, work: Path, say: Any) -> list[A
     command = [sys.executable, __file__, "--ask", str(folder), "--documents", str(documents), "--stream-rows", str(stream_rows)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     size, name = documents, f"{documents:,} documents, {documents // 2:,} samples"
+    whole = size / 2 / 60 * found["ordered"] / found["ordered_samples"]
     room = (8 * size + 200e6) / 1e6
     return [
         Row(name, f"{_ASKED:,} documents -> steps", "s", found["lookup"], sense="<=", target=1.0,
@@ -84,6 +116,10 @@ def query_rows(documents: int, stream_rows: int, work: Path, say: Any) -> list[A
         Row(name, "stored table", "bytes/document", stored / size, sense="<=", target=8.0),
         Row(name, "memory, look-ups", "MB", found["peak_lookups"] / 1e6, sense="<=", target=room, note="mapped pages too"),
         Row(name, "memory, stream", "MB", found["peak"] / 1e6, sense="<=", target=room, note="mapped pages too"),
+        Row(name, "documents of a checkpoint, with names", "million rows/s", found["named_rows"] / found["named"] / 1e6,
+            note=f"{found['named_rows']:,} rows; the names take {found['names_bytes'] / 1e6:,.0f} MB more"),
+        Row(name, "ordered root", "million samples/s", found["ordered_samples"] / found["ordered"] / 1e6,
+            note=f"{found['ordered_samples']:,} samples; all of them: {whole:.1f} min"),
         Row(name, "making the table", "s", took, note="generating the pieces included; once"),
     ]  # fmt: skip
 
@@ -91,7 +127,7 @@ def query_rows(documents: int, stream_rows: int, work: Path, say: Any) -> list[A
 def merkle_rows(leaves: int) -> list[Any]:
     """The rows of Merkle trees over document hashes."""
     from benchmarks._measure import Row, wall_seconds
-    from ledger.merkle import MerkleTree
+    from ledger.proof.merkle import MerkleTree
 
     digests = np.random.default_rng(3).bytes(32 * leaves).hex()
     texts = [digests[at : at + 64] for at in range(0, len(digests), 64)]
@@ -118,11 +154,41 @@ def record_rows(project: Path) -> list[Any]:
     written += [project / "data/pretrain/plan.json", *(project / ".cache/ledger").glob("*/*")]
     size = sum(file.stat().st_size for file in written if file.is_file())
     note = f"{size:,} bytes beside {packed:,}; the document table counted"
-    return [
-        Row(
-            "Records of a built project", "journal, plan, provenance", "%", 100 * size / packed, sense="<=", target=5, note=note
-        )
-    ]
+    name = "Records of a built project"
+    rows = [Row(name, "journal, plan, provenance", "%", 100 * size / packed, sense="<=", target=5, note=note)]
+    run = project / "runs/pretrain/run.json"
+    if run.is_file():
+        wall, took = json.loads(run.read_text(encoding="utf-8"))["wall_seconds"], _written_again(project)
+        note = f"{took:.2f} s beside {wall:,.0f} s; every line and table flushed to the disk"
+        share = 100 * took / wall
+        rows.append(Row(name, "writing them", "% of the training", share, sense="<=", target=1, note=note))
+    return rows
+
+
+def _written_again(project: Path) -> float:
+    """Seconds that it takes to write the journal, line by line, and the tables of pieces of a project once more."""
+    import os
+
+    import pyarrow.parquet as pq
+
+    from benchmarks._measure import wall_seconds
+    from ledger.journal import Journal
+
+    segments = Journal.read(project / "data/pretrain/journal.jsonl").segments
+    tables = [pq.read_table(file) for file in sorted((project / "data/pack").glob("pieces-*.parquet"))]
+
+    def write(folder: Path) -> None:
+        journal = Journal.open(folder / "journal.jsonl")
+        for segment in segments:
+            journal.append(segment)
+        for number, table in enumerate(tables):
+            with (folder / f"{number}.parquet").open("wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+
+    with tempfile.TemporaryDirectory(prefix="ledger-benchmark-") as folder:
+        return wall_seconds(lambda: write(Path(folder)))
 
 
 def arguments() -> argparse.Namespace:

@@ -19,18 +19,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
-_Step = Callable[[UInt64, UInt64, np.uint64], UInt64]
+_Step = Callable[[UInt64, "_Rounds", np.uint64], UInt64]
 
 ROUNDS = 8
 _GOLDEN = np.array([0x9E3779B97F4A7C15], np.uint64)  # an array: scalars would warn where they wrap
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_TABLED = 15  # bits of half a value, at most, for which rounds are tables: 2 MiB for an epoch
 _BLOCK = 1 << 15  # values walked at once: eight buffers of this size stay in a core's cache
 
 
@@ -80,7 +83,9 @@ class Order:
             raise ValueError(f"row {int(row.max())} is outside the {self.samples * self.epochs} packed samples")
         masking, place = np.divmod(row, self.samples)
         passes = -(-until // (self.samples * self.epochs)) if until > 0 else 0
-        which = np.repeat(np.arange(row.size), passes)
+        which = np.arange(row.size)
+        if passes != 1:
+            which = np.repeat(which, passes)
         epoch = masking[which] + np.tile(np.arange(passes), row.size) * self.epochs
         index = epoch * self.samples + unpermute(self.seed, epoch, place[which], self.samples)
         inside = index < until
@@ -115,41 +120,89 @@ def _walk(seed: int, epoch: npt.ArrayLike, index: npt.ArrayLike, samples: int, s
     if indices.size and (int(indices.min()) < 0 or int(indices.max()) >= samples):
         raise ValueError(f"index outside [0, {samples})")
     half = max(1, -(-(samples - 1).bit_length() // 2))
-    root = _draw(np.array([seed], np.uint64), np.uint64(1))
     values, flat_epochs = indices.astype(np.uint64).ravel(), epochs.ravel()
+    tabled = half <= _TABLED and values.size >= 1 << half
     for start in range(0, values.size, _BLOCK):
         block = values[start : start + _BLOCK]
         of = flat_epochs[start : start + _BLOCK]
-        if of[0] == of[-1] and (of == of[0]).all():
-            of = of[:1]  # one epoch, the usual case: one key for all
-        keys = _draw(root, of.astype(np.uint64) + np.uint64(1))
-        _walk_block(block, keys, np.uint64(samples), np.uint64(half), step)
+        if of[0] == of[-1] and (of == of[0]).all():  # one epoch, the usual case
+            rounds = _Tables(_tables(seed, int(of[0]), half)) if tabled else _Keys(_round_keys(seed, of[:1]), half)
+        else:
+            rounds = _Keys(_round_keys(seed, of), half)
+        _walk_block(block, rounds, np.uint64(samples), np.uint64(half), step)
     return values.astype(np.int64).reshape(indices.shape)
 
 
-def _walk_block(values: UInt64, keys: UInt64, samples: np.uint64, half: np.uint64, step: _Step) -> None:
-    values[:] = step(values, keys, half)
+def _walk_block(values: UInt64, rounds: _Rounds, samples: np.uint64, half: np.uint64, step: _Step) -> None:
+    values[:] = step(values, rounds, half)
     (outside,) = np.nonzero(values >= samples)
     while outside.size:
-        moved = step(values[outside], keys if keys.size == 1 else keys[outside], half)
+        moved = step(values[outside], rounds.of(outside), half)
         values[outside] = moved
         outside = outside[moved >= samples]
 
 
-def _forward(values: UInt64, keys: UInt64, half: np.uint64) -> UInt64:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
+def _forward(values: UInt64, rounds: _Rounds, half: np.uint64) -> UInt64:
+    left, right = values >> half, values & ((np.uint64(1) << half) - np.uint64(1))
     for number in range(ROUNDS):
-        left, right = right, left ^ (_mix(right + _draw(keys, np.uint64(number + 1))) & mask)
+        left, right = right, left ^ rounds.mixed(number, right)
     return left << half | right
 
 
-def _backward(values: UInt64, keys: UInt64, half: np.uint64) -> UInt64:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
+def _backward(values: UInt64, rounds: _Rounds, half: np.uint64) -> UInt64:
+    left, right = values >> half, values & ((np.uint64(1) << half) - np.uint64(1))
     for number in reversed(range(ROUNDS)):
-        left, right = right ^ (_mix(left + _draw(keys, np.uint64(number + 1))) & mask), left
+        left, right = right ^ rounds.mixed(number, left), left
     return left << half | right
+
+
+class _Rounds(Protocol):
+    """What the rounds do to one half of values."""
+
+    def mixed(self, number: int, values: UInt64) -> UInt64:
+        """The low bits of what round `number` makes of half values."""
+
+    def of(self, places: npt.NDArray[np.intp]) -> _Rounds:
+        """The same for the values at some places of a block."""
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Computed: round keys [ROUNDS, 1], or [ROUNDS, n] where each value has an epoch of its own."""
+
+    keys: UInt64
+    half: int
+
+    def mixed(self, number: int, values: UInt64) -> UInt64:
+        return _mix(values + self.keys[number]) & np.uint64((1 << self.half) - 1)
+
+    def of(self, places: npt.NDArray[np.intp]) -> _Keys:
+        return self if self.keys.shape[1] == 1 else _Keys(self.keys[:, places], self.half)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Looked up, five times as fast: a half value has few bits, so a round is a table [ROUNDS, 2**half]."""
+
+    tables: UInt64
+
+    def mixed(self, number: int, values: UInt64) -> UInt64:
+        return self.tables[number].take(values.view(np.int64))
+
+    def of(self, places: npt.NDArray[np.intp]) -> _Tables:
+        return self
+
+
+@lru_cache(maxsize=4)
+def _tables(seed: int, epoch: int, half: int) -> UInt64:
+    keys = _Keys(_round_keys(seed, np.array([epoch])), half)
+    return np.stack([keys.mixed(number, np.arange(1 << half, dtype=np.uint64)) for number in range(ROUNDS)])
+
+
+def _round_keys(seed: int, epochs: Int64) -> UInt64:
+    """Keys of every round, shape [ROUNDS, number of epochs]."""
+    keys = _draw(_draw(np.array([seed], np.uint64), np.uint64(1)), epochs.astype(np.uint64) + np.uint64(1))
+    return np.stack([_draw(keys, np.uint64(number + 1)) for number in range(ROUNDS)])
 
 
 def _draw(state: UInt64, number: UInt64 | np.uint64) -> UInt64:

@@ -89,6 +89,8 @@ class BatchRamp:
         """The step that consumes each consumption index, same shape."""
         index = as_indices(consumption, "consumption index")
         first_step, first_sample, size = self._plateaus
+        if index.size and index.min() >= first_sample[-1]:  # after the ramp: division by one number is several times as fast
+            return np.asarray((index - first_sample[-1]) // size[-1] + first_step[-1])
         plateau = np.searchsorted(first_sample, index, side="right") - 1
         return np.asarray(first_step[plateau] + (index - first_sample[plateau]) // size[plateau])
 

@@ -69,7 +69,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Tombstone:
-    """One request: its kind and words (see `ledger.match.Request`), the day it was made, and the documents it means.
+    """One request: its kind and words (see `ledger.query.match.Request`), the day it was made, and the documents it means.
 
     `held_by` are the checkpoints that had been shown any of these documents.
     """

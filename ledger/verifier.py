@@ -7,7 +7,8 @@ order: the Ed25519 signature (RFC 8032) of the DSSE envelope; that the payload i
 are a subject of it; and for each proof that it belongs to this statement and leads to a Merkle root (RFC 6962) in it:
 
 - inclusion: the document with this raw_sha256 is in the set (`consumed` by the checkpoint, or the `training` set);
-- absence: it is not, for its neighbours in the sorted set stand side by side;
+- absence: it is not, for its neighbours in the sorted set stand side by side; in the set `training-ids` a document goes by
+  the SHA-256 of its id;
 - step: the training step consumed these stretches of documents, in this order.
 
 It prints one line for each and ends with status 0 where everything holds, 1 where something does not, 2 for a call it does not
@@ -166,15 +167,22 @@ def check_proof(proof: dict[str, Any], statement: dict[str, Any], payload: bytes
     if proof["kind"] == "step":
         return _check_step(proof, predicate["consumed"]["order"], name)
     trees = {"consumed": predicate["consumed"]["documents"], "training": predicate["documents"]}
+    if proof["set"] == "training-ids":
+        trees["training-ids"] = predicate["documentIds"]
     tree, leaf = trees[proof["set"]], bytes.fromhex(proof["document"])
     where = f"what {name} consumed" if proof["set"] == "consumed" else f"the training set of {name}"
+    what = "document {}".format(proof["document"])
+    if proof["set"] == "training-ids":
+        if hashlib.sha256(proof["doc_id"].encode()).digest() != leaf:
+            raise InvalidError("the proof is about another id than it says")
+        what = "document of id {!r}".format(proof["doc_id"])
     if proof["kind"] == "inclusion":
         _leads_to(tree, leaf, proof)
-        return "document {} is in {}".format(proof["document"], where)
+        return f"{what} is in {where}"
     if proof["kind"] != "absence":
         raise InvalidError("unknown kind of proof {!r}".format(proof["kind"]))
     _check_neighbours(proof, tree, leaf)
-    return "document {} is not in {}".format(proof["document"], where)
+    return f"{what} is not in {where}"
 
 
 def _check_neighbours(proof: dict[str, Any], tree: dict[str, Any], leaf: bytes) -> None:
@@ -222,6 +230,15 @@ def _read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
+def _proofs(path: str) -> list[dict[str, Any]]:
+    """The proofs in a file: one, or all in the list `proofs`."""
+    content = json.loads(_read(path))
+    proofs = list(content["proofs"]) if isinstance(content, dict) and "proofs" in content else [content]
+    if not proofs:
+        raise InvalidError("there is no proof in it")
+    return proofs
+
+
 def _payload(options: argparse.Namespace) -> bytes:
     if options.unsigned is not None:
         print("WARNING  the statement is taken as it lies there: no signature was checked")
@@ -239,7 +256,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     source.add_argument("--unsigned", metavar="FILE", help="statement without a signature")
     parser.add_argument("--public-key", metavar="FILE", help="Ed25519 public key, PEM")
     parser.add_argument("--weights", metavar="FILE", action="append", default=[], help="file that must be a subject")
-    parser.add_argument("proofs", metavar="PROOF", nargs="*", help="proofs, JSON")
+    parser.add_argument("proofs", metavar="PROOF", nargs="*", help="proofs, JSON: one, or a list `proofs` of them")
     options = parser.parse_args(arguments)
     if options.envelope is not None and options.public_key is None:
         parser.error("--envelope needs --public-key: a signature by nobody in particular shows nothing")
@@ -257,14 +274,24 @@ def main(arguments: list[str]) -> int:
         print(f"FAILED   {options.envelope or options.unsigned}: {error}")
         return 1
     checks = [(path, lambda path=path: check_weights(statement, path)) for path in options.weights]
-    checks += [(path, lambda path=path: check_proof(json.loads(_read(path)), statement, payload)) for path in options.proofs]
+    for path in options.proofs:
+        try:
+            proofs = _proofs(path)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            failed += _failed(path, error)
+            continue
+        checks += [(path, lambda proof=proof: check_proof(proof, statement, payload)) for proof in proofs]
     for path, check in checks:
         try:
             print("ok       " + check())
         except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-            failed += 1
-            print(f"FAILED   {path}: {error if isinstance(error, InvalidError | OSError) else repr(error)}")
+            failed += _failed(path, error)
     return 1 if failed else 0
+
+
+def _failed(path: str, error: Exception) -> int:
+    print(f"FAILED   {path}: {error if isinstance(error, InvalidError | OSError) else repr(error)}")
+    return 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ledger.compare import StageVerdict
+    from ledger.rebuild.compare import StageVerdict
 
 app = typer.Typer(name="verify", help="Build again and compare.", no_args_is_help=True, add_completion=False)
 
@@ -46,7 +46,7 @@ def rebuild(
     Status 0 where every stage is identical, identical in canonical form, or numerically close; else 1.
     """
     from ledger import LedgerError
-    from ledger.compare import Tolerance, compare
+    from ledger.rebuild.compare import Tolerance, compare
 
     tolerance = Tolerance(relative, absolute)
     with ExitStack() as stack:

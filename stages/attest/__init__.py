@@ -8,7 +8,7 @@ Promises: every number is taken from a file that a manifest covers; manifests th
           clock, so the same project gives the same bytes
 
 `evidence` gathers and checks, each other module turns the evidence into one format by a pure function. Card and summary are
-templates of queries, which `ledger/answers.py` fills. Signing (`glm attest sign`) needs a statement and a key only.
+templates of queries, which `ledger/export/answers.py` fills. Signing (`glm attest sign`) needs a statement and a key only.
 """
 
 from stages.attest.build import Params, run

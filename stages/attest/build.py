@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger import LedgerError
-from ledger.answers import Answers, cells, fill
+from ledger.export.answers import Answers, cells, fill
 from stages._manifest import canonical, write_atomic
 from stages._runner import StageError, StageIO
 from stages.attest import croissant, cyclonedx, openlineage

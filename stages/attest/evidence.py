@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledger import LedgerError
-from ledger.consumption import TRAINED_TABLES, Consumption
+from ledger.export.tables import labelled_packages, weights_size
 from ledger.journal import Segment
-from ledger.merkle import MerkleTree
+from ledger.lineage.weights import damage
 from ledger.plan import DataPlan
+from ledger.proof.consumption import TRAINED_TABLES, Consumption
+from ledger.proof.merkle import MerkleTree
 from ledger.query import Ledger
-from ledger.tables import labelled_packages, weights_size
-from ledger.weights import damage
 from stages._manifest import MANIFEST, sha256_file
 from stages._runner import StageError, StageIO
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ledger.consumption import ORDER
+from ledger.proof.consumption import ORDER
 from stages.attest.evidence import Checkpoint, Evidence, Export, Params, SetRoot
 
 _TREE = "RFC 6962 section 2.1, SHA-256"

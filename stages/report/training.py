@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ledger.journal import Segment
+from ledger.lineage.weights import damage
 from ledger.query import Ledger
-from ledger.weights import damage
 from stages._runner import StageError
 from stages.report.charts import Line, Marker, Words, bins, line_chart
 from stages.report.facts import Facts, number

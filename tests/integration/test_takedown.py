@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cli import app
+from ledger import verifier
 from ledger.query import Ledger
 from ledger.tombstones import FILE, read
 from tests.support import text
@@ -76,7 +79,7 @@ def test_five_near_copies_vanish(project: Callable[..., Path], monkeypatch: pyte
         holders = read(root / FILE).entries[0].held_by
         assert {holder.checkpoint for holder in holders} == {e["checkpoint"] for e in planned["exposures"] if e["exposures"]}
         assert "STILL THERE" in glm(root, "takedown", "prove", status=1)
-        dvc(root, "repro", "pretrain")
+        dvc(root, "repro")
 
     after = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     assert [stage for stage in ("corpus", "clean", "dedup") if before[stage] != after[stage]] == [], "nothing before runs again"
@@ -90,7 +93,19 @@ def test_five_near_copies_vanish(project: Callable[..., Path], monkeypatch: pyte
 
     proved = glm(root, "takedown", "prove", "--output", str(root / "proofs.json"))
     proofs = json.loads((root / "proofs.json").read_text(encoding="utf-8"))
-    assert proofs["holds"] and {proof["doc_id"] for proof in proofs["proofs"]} == names
-    assert all(proof["absent"] for proof in proofs["proofs"])
+    assert proofs["holds"] and {proof["doc_id"] for proof in proofs["proofs"]} == names == {
+        d["doc_id"] for d in proofs["asked"]
+    }
+    assert all(document["absent"] for document in proofs["asked"])
+    assert {proof["kind"] for proof in proofs["proofs"]} == {"absence"}
+    newest = Ledger(root).journal.main_line()[-1].checkpoint
+    verified = subprocess.run(
+        [sys.executable, "-I", str(Path(verifier.__file__)), "--unsigned", str(root / f"data/attest/statements/{newest}.json"),
+         str(root / "proofs.json")], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert verified.returncode == 0, verified.stdout
+    assert verified.stdout.count("is not in the training set of") == len(proofs["proofs"]) >= 5
+    explorer = (root / "data/report/explorer.html").read_text(encoding="utf-8")
+    assert "removed by takedown 1" in explorer and "removed by takedown 2" not in explorer
     assert all(f"{holder.checkpoint}, weights {holder.weights_sha256}; lies in no folder" in proved for holder in holders)
     assert "5 documents are in no part of this build" in proved

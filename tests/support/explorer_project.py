@@ -31,6 +31,7 @@ def make_crawl(root: Path, documents: int) -> DataPlan:
     for stage in (*STAGES, "attest"):
         (root / "data" / stage).mkdir(parents=True)
     (root / "dvc.yaml").write_bytes((REPOSITORY / "dvc.yaml").read_bytes())
+    (root / "takedowns.jsonl").touch()
     corpus = _corpus(documents, rng)
     (root / "data/corpus/documents").mkdir()
     pq.write_table(corpus, root / "data/corpus/documents/crawl-00000.parquet")

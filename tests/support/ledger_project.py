@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from ledger.journal import Journal, Segment
+from ledger.lineage.weights import INDEX, WEIGHTS, weights_file
 from ledger.order import Order
 from ledger.plan import DataPlan
 from ledger.schedule import BatchRamp
-from ledger.weights import INDEX, WEIGHTS, weights_file
 from stages import _manifest
 from stages._documents import write_shard, write_table
 

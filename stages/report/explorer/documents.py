@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages import _takedowns
 from stages._documents import document_files
 from stages._runner import StageError
 from stages.report.corpus import Removal
@@ -21,6 +22,7 @@ Int64 = npt.NDArray[np.int64]
 _ORIGIN = ("source", "lang", "licence")
 _NAMES = ("doc_id", "url", "title", "author", *_ORIGIN)
 HELD_OUT = "held out"
+_UNKNOWN_ORIGIN = "und"  # language of what no table describes any more: undetermined (ISO 639)
 _UNLISTED = "removed; no table of the stages names it"
 
 
@@ -79,6 +81,8 @@ class Documents:
 def read_documents(facts: Facts, removed: Sequence[Removal], most: int) -> Documents:
     """The documents of the corpus and the labelled rows of instruction samples; evenly spaced ones if more than `most`.
 
+    Those that a takedown names stand there in any case: who asks for one shall read that it was removed.
+
     Raises:
         StageError: a table is absent or damaged, or a training document is not in the corpus.
     """
@@ -96,11 +100,16 @@ def read_documents(facts: Facts, removed: Sequence[Removal], most: int) -> Docum
     trained = train.select(["doc_id", *_ORIGIN]).add_column(1, "url", named["url"])
     trained = trained.append_column("title", named["title"]).append_column("author", named["author"]).select(_NAMES)
     rest = np.setdiff1d(np.arange(corpus.num_rows), at[at >= 0])
-    others = corpus.take(pa.array(rest)).sort_by("doc_id")
-    reasons, fate, detail, other_names = _fates(facts, others["doc_id"], removed)
+    taken = _taken_down(facts)
+    lost = sorted(taken.keys() - set(corpus["doc_id"].to_pylist()) - set(train["doc_id"].to_pylist()))
+    others = pa.concat_tables([corpus.take(pa.array(rest)), _nameless(lost, corpus.schema)]).sort_by("doc_id")
+    reasons, fate, detail, other_names = _fates(facts, others["doc_id"], removed, taken)
     whole = pa.concat_tables([trained, others]).combine_chunks()
     number = whole.num_rows
-    kept = np.arange(number) if number <= most else np.arange(most) * number // most
+    kept = np.arange(number)
+    if number > most:
+        asked = np.flatnonzero(pc.is_in(others["doc_id"], pa.array(sorted(taken), pa.string())).to_numpy())
+        kept = np.union1d(np.arange(most) * number // most, train.num_rows + asked)
     place = np.full(number, -1)
     place[kept] = np.arange(len(kept))
     behind = kept[kept >= train.num_rows] - train.num_rows
@@ -137,6 +146,23 @@ def _corpus(facts: Facts) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def _taken_down(facts: Facts) -> dict[str, tuple[str, str]]:
+    """(reason, detail) for every document that the tombstone file names, by id; the last takedown that names it."""
+    found: dict[str, tuple[str, str]] = {}
+    for number, entry in enumerate(_takedowns.of_stage(facts.io).entries, 1):
+        said = f"line {number} of takedowns.jsonl, asked for on {entry.date}"
+        before = "; an earlier build's checkpoints had been trained on it" if entry.held_by else ""
+        found |= {document.doc_id: (f"removed by takedown {number}", said + before) for document in entry.documents}
+    return found
+
+
+def _nameless(names: list[str], schema: pa.Schema) -> pa.Table:
+    """Rows for documents of which no table of this build tells any more: labelled rows, or a corpus without them."""
+    told = {"doc_id": names, "source": [name.partition("/")[0] for name in names]}
+    told |= {"lang": [_UNKNOWN_ORIGIN] * len(names), "licence": ["unknown"] * len(names)}
+    return pa.table([pa.array(told.get(field.name, [None] * len(names)), field.type) for field in schema], schema)
+
+
 def _places(names: pa.ChunkedArray, among: pa.ChunkedArray) -> Int64:
     """Where each of `names` stands in `among`; -1 for nowhere."""
     found = pc.index_in(names, value_set=among, skip_nulls=True)
@@ -144,10 +170,10 @@ def _places(names: pa.ChunkedArray, among: pa.ChunkedArray) -> Int64:
 
 
 def _fates(
-    facts: Facts, names: pa.ChunkedArray, removed: Sequence[Removal]
+    facts: Facts, names: pa.ChunkedArray, removed: Sequence[Removal], taken: dict[str, tuple[str, str]]
 ) -> tuple[list[str], Int64, list[str], list[str | None]]:
     """(reasons, and for each document the number of its reason, what is said of it, the document it is a copy of)."""
-    reasons = [HELD_OUT, *sorted({reason_of(item) for item in removed})]
+    reasons = [HELD_OUT, *sorted({reason_of(item) for item in removed}), *dict.fromkeys(reason for reason, _ in taken.values())]
     number = {reason: index for index, reason in enumerate(reasons)}
     fate = np.full(len(names), len(reasons), np.int64)
     detail = [""] * len(names)
@@ -159,6 +185,10 @@ def _fates(
     for index, item in zip(at.tolist(), removed, strict=True):
         if index >= 0:
             fate[index], detail[index], other[index] = number[reason_of(item)], item.detail, item.other
+    at = _places(pa.chunked_array([pa.array(list(taken), pa.string())]), names)
+    for index, (reason, said) in zip(at.tolist(), taken.values(), strict=True):
+        if index >= 0 and fate[index] != 0:  # it would still be held out until the next build
+            fate[index], detail[index], other[index] = number[reason], said, None
     if (fate == len(reasons)).any():
         reasons.append(_UNLISTED)
     return reasons, fate, detail, other

@@ -179,3 +179,15 @@ def test_refuses_places_that_do_not_exist() -> None:
         order.consumptions([20], 5)
     with pytest.raises(ValueError, match="outside"):
         permute(0, 0, 10, 10)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 700, 5_000, 70_000])
+def test_looked_up_rounds_are_the_computed_ones(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many indices of one epoch go through tables, few of them or several epochs through the formula."""
+    index = np.arange(samples)
+    looked_up = [function(99, 3, index, samples) for function in (permute, unpermute)]
+    monkeypatch.setattr("ledger.order._TABLED", -1)
+    assert [function(99, 3, index, samples).tolist() for function in (permute, unpermute)] == [x.tolist() for x in looked_up]
+    epochs = np.where(index % 2, 3, 4)
+    mixed = permute(99, epochs, index, samples)
+    assert mixed[1::2].tolist() == looked_up[0][1::2].tolist()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ledger import verifier
-from ledger.merkle import InclusionProof, MerkleTree, leaf_hash
+from ledger.proof.merkle import InclusionProof, MerkleTree, leaf_hash
 from ledger.verifier import InvalidError, check_proof, public_key_bytes, read_statement, root_of, verify_ed25519
 
 # RFC 8032, section 7.1: public key, message, signature of TEST 1, 2, 3 and SHA(abc).
@@ -164,6 +164,8 @@ def test_other_statements_and_keys_are_refused() -> None:
         (lambda: json.dumps(_absence(b"\x0b" * 32, 0, 1)), 0, "ok       document 0b"),
         (lambda: json.dumps(_absence(LEAVES[1], 0, 2)), 1, "side by side"),
         (lambda: "[]", 1, "TypeError"),
+        (lambda: json.dumps({"proofs": []}), 1, "there is no proof in it"),
+        (lambda: json.dumps({"proofs": [_absence(b"\x0b" * 32, 0, 1), _absence(LEAVES[1], 0, 2)]}), 1, "side by side"),
         (lambda: "{", 1, "JSONDecodeError"),
     ],
 )

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ledger.tombstones import FILE, Document, Holder, Tombstone, append
 from stages.report.corpus import removals
 from stages.report.explorer.columns import Columns
 from stages.report.explorer.documents import Documents, read_documents, reason_of
@@ -103,6 +104,33 @@ def test_a_document_that_no_table_names_is_not_passed_over_in_silence(facts: Fac
     found = read_documents(facts, every[1:], 10_000)
     place = found.table["doc_id"].to_pylist().index(every[0].doc_id) - len(found.length)
     assert found.reasons[found.fate[place]] == "removed; no table of the stages names it"
+
+
+def test_what_was_taken_down_is_found_and_said_to_be(report_project: Path, tmp_path: Path) -> None:
+    """The survivor, its copies, a labelled row that no table names any more; held out and trained ones as they stand."""
+    root = shutil.copytree(report_project, tmp_path / "p")
+    facts = Facts(stage_io(root))
+    duplicates = [item.doc_id for item in removals(facts) if "duplicate" in item.reason]
+    trained = facts.documents(["doc_id"])["doc_id"][0].as_py()
+    heldout = pq.read_table(root / "data/encode/heldout.documents.parquet")["doc_id"][0].as_py()
+    holder = Holder("step-000012", "ab" * 32, 1, 9, 3)
+    for number, names in enumerate([duplicates[:1], [duplicates[1], "packages/topic.csv#3", trained, heldout]]):
+        documents = tuple(Document(name, "cd" * 32, "single", False) for name in names)
+        append(root / FILE, [Tombstone("domain", "gone.org", f"2026-01-0{number + 1}", documents, (holder,) * number)])
+    for most in (10_000, 10):
+        found = read_documents(facts, removals(facts), most)
+        names = found.table["doc_id"].to_pylist()
+        said = {}
+        for place, name in enumerate(names[len(found.length) :]):
+            said[name] = (found.reasons[found.fate[place]], found.detail[place])
+        assert said[duplicates[0]] == ("removed by takedown 1", "line 1 of takedowns.jsonl, asked for on 2026-01-01")
+        second = "line 2 of takedowns.jsonl, asked for on 2026-01-02; an earlier build's checkpoints had been trained on it"
+        for name in (duplicates[1], "packages/topic.csv#3"):
+            assert said[name] == ("removed by takedown 2", second)
+        assert trained not in said and said[heldout] == ("held out", "")
+    assert ("packages", "und", "unknown") in found.origins
+    report(root)
+    assert "removed by takedown 2" in (stage_io(root).output / "explorer.html").read_text(encoding="utf-8")
 
 
 def test_too_many_documents_are_thinned_evenly_and_their_pieces_go(facts: Facts, documents: Documents) -> None:

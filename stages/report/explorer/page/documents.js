@@ -95,7 +95,7 @@ const Documents = (() => {
       node.replaceChildren(...head, definition([...about, ["length", plural(entry.length, "token")]]), ...exposures(seen));
       strip(node.querySelector(".strip"), seen);
     } else {
-      node.replaceChildren(...head, h("p", { class: "verdict" }, "No checkpoint was trained on it: ", h("b", {}, entry.reason), entry.detail ? ` (${entry.detail})` : "", "."), entry.other ? h("p", {}, entry.reason.includes("duplicate") ? "The copy that stayed: " : "The other text: ", link("doc", entry.other)) : "", definition(about));
+      node.replaceChildren(...head, h("p", { class: "verdict" }, "No checkpoint of this build was trained on it: ", h("b", {}, entry.reason), entry.detail ? ` (${entry.detail})` : "", "."), entry.other ? h("p", {}, entry.reason.includes("duplicate") ? "The copy that stayed: " : "The other text: ", link("doc", entry.other)) : "", definition(about));
     }
   }
 
