@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages import _storage
+from stages._errors import StageError, damaged
 
 SCHEMA = pa.schema(
     [
@@ -42,16 +44,60 @@ def read_documents(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_shard(file: str | Path) -> Iterator[dict[str, Any]]:
-    """The documents of one shard, a local file or an address (see `_storage`)."""
+    """The documents of one shard, a local file or an address (see `_storage`).
+
+    Raises:
+        StageError: it is damaged or cut short, or a text is not UTF-8.
+    """
+    first = 0
     for batch in read_batches(file):
-        yield from batch.to_pylist()
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            place = first + _undecodable(batch)
+            raise StageError(f"text is not UTF-8 ({error.reason})", file=_shown(file), row=place) from error
+        yield from rows
+        first += len(batch)
 
 
 def read_batches(file: str | Path, columns: list[str] | None = None, rows: int = _ROWS) -> Iterator[pa.RecordBatch]:
-    """The record batches of one Parquet table."""
-    source = _storage.open_input(file) if _storage.is_remote(str(file)) else str(file)
-    with pq.ParquetFile(source) as table:
+    """The record batches of one Parquet table.
+
+    Raises:
+        StageError: it is damaged or cut short.
+    """
+    with opened(file) as table:
         yield from table.iter_batches(rows, columns=columns, use_threads=False)  # shards are what runs in parallel
+
+
+@contextmanager
+def opened(file: str | Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet table, a local file or an address.
+
+    Raises:
+        StageError: it is damaged or cut short.
+    """
+    source = _storage.open_input(file) if _storage.is_remote(str(file)) else str(file)
+    try:
+        with pq.ParquetFile(source) as table:
+            yield table
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(error, _shown(file)) from error
+
+
+def _undecodable(batch: pa.RecordBatch) -> int:
+    """The first row of a batch that is no text."""
+    for row in range(len(batch)):
+        try:
+            batch.slice(row, 1).to_pylist()
+        except UnicodeDecodeError:
+            return row
+    raise AssertionError("every row is text")
+
+
+def _shown(file: str | Path) -> str:
+    """A file as messages call it: by its path in the project, where stages run."""
+    return str(file).removeprefix(f"{Path.cwd()}/")
 
 
 def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
@@ -88,6 +134,18 @@ def _in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[p
             buffer, empty = [], False
     if buffer or empty:
         yield pa.RecordBatch.from_pylist(buffer, schema=schema)
+
+
+def write_rows(path: str | Path, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Write documents given as tuples in the order of `SCHEMA`, in half the time of dictionaries; see `write_table`."""
+    return write_batches(path, SCHEMA, (_batch(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)))
+
+
+def _batch(rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )
 
 
 def write_shard(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:

@@ -12,9 +12,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
@@ -84,9 +86,18 @@ class Engine:
     def __init__(self, settings: EngineSettings, sandbox: Sandbox | None = None) -> None:
         self.settings, self._sandbox = settings, sandbox
         self._pool: Any = None
+        self._starting: Iterator[None] | None = None
+        self._ending: Thread | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
         if sandbox is not None and settings.kind == "ray" and settings.ray_address is None:
             self._sockets = tempfile.TemporaryDirectory(prefix="ray-", dir=_SHORT, ignore_cleanup_errors=True)
+
+    def start(self, module: str) -> None:
+        """Let the processes of this machine start, and import `module`, while the caller goes on; elsewhere nothing happens."""
+        if self.settings.kind == "local" and self.settings.processes > 1 and self._pool is None:
+            from joblib import delayed
+
+            self._starting = self._open()(delayed(_import)(module) for _ in range(self.settings.processes))
 
     def map(self, function: Callable[[T], R], tasks: Mapping[int, T]) -> Iterator[tuple[int, R]]:
         """(number, result) of every task, in order of completion.
@@ -115,27 +126,41 @@ class Engine:
                 return
 
     def close(self) -> None:
-        """End the workers; those of this machine at once, so that their CPU time is counted."""
-        self._end_pool()
-        if self.settings.kind == "local" and self.settings.processes > 1:
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor().shutdown(wait=True)
+        """End the workers, those of this machine while the caller goes on; see `wait`."""
+        self._settle()
+        if self._pool is not None and self.settings.kind == "local":
+            self._ending = Thread(target=self._end_processes)
+            self._ending.start()
+        else:
+            self._end_pool()
         if self._sockets is not None:
             import ray
 
             ray.shutdown()
             self._sockets.cleanup()
 
+    def wait(self) -> None:
+        """Wait for the workers of this machine to be gone, so that their CPU time is counted."""
+        if self._ending is not None:
+            self._ending.join()
+            self._ending = None
+
     def _parallel(self, function: Callable[[T], R], tasks: dict[int, T]) -> Iterator[tuple[int, R]]:
         from joblib import delayed
 
         calls = (delayed(_call)(function, number, task, self._sandbox) for number, task in list(tasks.items()))
         try:
+            self._settle()
             yield from self._open()(calls)
         except BaseException:  # a pool that has lost a worker, or was left in mid-work, is not used again
             self._end_pool()
             raise
+
+    def _settle(self) -> None:
+        """Wait for what `start` asked for: a pool takes the next calls when it is through with the last."""
+        for _ in self._starting or ():
+            pass
+        self._starting = None
 
     def _open(self) -> Any:
         """joblib's pool of workers, kept from map to map: a worker that starts anew imports everything anew."""
@@ -152,9 +177,16 @@ class Engine:
         return self._pool
 
     def _end_pool(self) -> None:
+        self._starting = None
         if self._pool is not None:
             self._pool.__exit__(None, None, None)
             self._pool = None
+
+    def _end_processes(self) -> None:
+        from joblib.externals.loky import get_reusable_executor
+
+        self._end_pool()
+        get_reusable_executor().shutdown(wait=True)
 
     def _connect(self) -> None:
         import ray
@@ -197,6 +229,11 @@ def without_pandas() -> None:
     """
     if not any(isinstance(finder, _WithoutPandas) for finder in sys.meta_path):
         sys.meta_path.insert(0, _WithoutPandas())
+
+
+def _import(module: str) -> None:
+    without_pandas()
+    import_module(module)
 
 
 def _call(function: Callable[[T], R], number: int, task: T, sandbox: Sandbox | None) -> tuple[int, R]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,15 @@ def write_atomic(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
+def describe_folder(folder: Path, threads: int = 1) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file below `folder`, by relative POSIX path, without the manifest itself."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in files
-        if path != folder / MANIFEST
-    }
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    with ThreadPoolExecutor(threads) as pool:
+        digests = pool.map(sha256_file, files) if threads > 1 else map(sha256_file, files)
+        return {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(files, digests, strict=True)
+        }
 
 
 def input_digest(path: Path, memory: Path | None = None) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages import _manifest, _storage
+from stages._attempts import Attempt, commit_of
 from stages._engine import Engine, EngineSettings, read_settings, without_pandas
 from stages._errors import StageError
 from stages._params import ParamsError, load_section, read_yaml, to_plain
@@ -35,10 +36,15 @@ T = TypeVar("T")
 _RECORDED = ("torch", "deepspeed", "pyarrow", "sentencepiece", "datasketch", "great-expectations", "numpy", "numba")
 _DIGESTS = ".cache/digests"  # of large inputs, so that a start need not read them all again
 _ALLOCATOR = {  # read by glibc before Python begins
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    # Aligned blocks leave slivers at both ends: kept in a cache for small blocks they split the heap, which grows by the step.
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",  # larger ones, a few in a step, are worth fresh pages: they would not find a hole
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
+
+
+_attempt: Attempt | None = None
 
 
 class Progress:
@@ -70,6 +76,8 @@ class Progress:
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Count `amount` units as done; `note` is shown behind the rate."""
         self.done += amount
+        if _attempt is not None:
+            _attempt.beat()
         now = time.monotonic()
         rate = self.done / max(now - self._started, 1e-9)
         if self._bar is not None:
@@ -156,6 +164,10 @@ class StageIO:
             if not _storage.exists(address):
                 _storage.copy(str(path), address)
         return addresses
+
+    def expect(self, module: str) -> None:
+        """Say that `map` will soon be asked for functions of `module`, so that the workers load it beside this process."""
+        self.engine.start(module)
 
     def map(
         self, function: Callable[[T], R], tasks: Sequence[T], label: str, unit: str = "shards", key: str | None = None
@@ -270,13 +282,14 @@ def keep_freed_memory() -> None:
 
 def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[str, Any]], root: Path) -> Path:
     """Run `stage` in project `root` and return its finished output folder."""
-    started, cpu = time.time(), time.process_time()
     deps, out = stage_entry(root, stage)
     params = load_section(params_class, root / "params.yaml", stage)
     settings = read_settings(root)
     io = StageIO(stage, root, deps, out, settings)
-    io = StageIO(stage, root, deps, out, settings, key=io.fingerprint(params)[:16])
+    key = io.fingerprint(params)
+    io = StageIO(stage, root, deps, out, settings, key=key[:16])
     io.runs.mkdir(parents=True, exist_ok=True)
+    attempt = Attempt(io.runs, key)
     (root / ".cache").mkdir(exist_ok=True)  # of compiled kernels; what is not there when the sandbox closes stays unreadable
     shutil.rmtree(io.output, ignore_errors=True)
     io.output.mkdir(parents=True)
@@ -286,7 +299,7 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     sandbox = Sandbox(stage, root, [Path(path) for path in [*deps, out, str(io.output), str(io.runs)]])
     io.engine = Engine(settings, sandbox)
     sandbox.enter()
-    with _native_denials_explained(sandbox):
+    with _native_denials_explained(sandbox), _beating(attempt):
         counts = run(params, io)
         io.engine.close()
         io.collect()
@@ -296,7 +309,7 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
         "params": to_plain(params),
         "inputs": {dep: _manifest.input_digest(root / dep) for dep in deps if dep.startswith("data/")},
         "counts": counts,
-        "files": _manifest.describe_folder(io.output),
+        "files": _manifest.describe_folder(io.output, io.settings.processes),
     }
     _manifest.write_atomic(io.output / _manifest.MANIFEST, _manifest.canonical(manifest))
     _manifest.fsync_tree(io.output)
@@ -305,8 +318,20 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     io.output.replace(final)
     shutil.rmtree(temporary, ignore_errors=True)
     io.forget()
-    _write_run_record(io, started, time.process_time() - cpu)
+    io.engine.wait()
+    _write_run_record(io, final, attempt.finish())
     return final
+
+
+@contextmanager
+def _beating(attempt: Attempt) -> Iterator[None]:
+    """Let every progress display tell what was spent."""
+    global _attempt  # noqa: PLW0603 (a process works on one stage)
+    _attempt = attempt
+    try:
+        yield
+    finally:
+        _attempt = None
 
 
 def _read_results(folder: str, tasks: int) -> dict[int, Any]:
@@ -331,14 +356,13 @@ def _native_denials_explained(sandbox: Sandbox) -> Iterator[None]:
         raise StageError(str(undeclared)) from error
 
 
-def _write_run_record(io: StageIO, started: float, cpu_seconds: float) -> None:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children.ru_maxrss)
+def _write_run_record(io: StageIO, final: Path, spent: dict[str, Any]) -> None:
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     record = {
         "stage": io.stage,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "wall_seconds": round(time.time() - started, 3),
-        "cpu_seconds": round(cpu_seconds + children.ru_utime + children.ru_stime, 3),
+        **spent,
+        "manifest_sha256": _manifest.sha256_file(final / _manifest.MANIFEST),
+        "commit": commit_of(io.root),
         "peak_rss_bytes": peak * 1024,
         "host": platform.node(),
         "machine": platform.platform(),

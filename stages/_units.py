@@ -73,7 +73,12 @@ class Room(NamedTuple):
 
 @cache
 def tables() -> Tables:
-    """The tables of this Python's Unicode version, made from the definitions in `_ngrams`."""
+    """The tables of this Python's Unicode version."""
+    return Tables(**_jit.kept("units", _tables, __file__, _ngrams.__file__))
+
+
+def _tables() -> dict[str, NDArray[Any]]:
+    """The fields of `Tables`, made from the definitions in `_ngrams`."""
     text = "".join(map(chr, range(_POINTS)))
     kind = np.zeros(_POINTS, np.uint8)
     for run in re.finditer(rf"[{_ngrams.SINGLE}]+|[^\W_{_ngrams.SINGLE}]+", text):
@@ -85,7 +90,8 @@ def tables() -> Tables:
     kind[list(_ngrams.APOSTROPHES)] = _DROPPED
     ascii_ = np.array([0 if kind[byte] == _DROPPED else plain[byte] for byte in range(128)] + [0] * 128, np.uint8)
     splits = np.cumsum([0, *map(len, folded)], dtype=np.int64)
-    return Tables(kind, np.array(folding, np.uint32), splits, np.array(list(chain(*folded)), np.uint32), ascii_)
+    points, parts = np.array(folding, np.uint32), np.array(list(chain(*folded)), np.uint32)
+    return {"kind": kind, "folding": points, "splits": splits, "folded": parts, "ascii": ascii_}
 
 
 def utf8(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -11,9 +11,11 @@ from numba.extending import intrinsic
 
 BLOCK = 64  # bytes that `letters` looks at
 SLACK = 32  # bytes that must follow what `move` moves, in both arrays
+ROWS = 128  # values that `lower` lowers: with their factors and summands all that 32 registers of 512 bits hold
 
 _BYTES, _HALF = ir.VectorType(ir.IntType(8), BLOCK), ir.VectorType(ir.IntType(8), SLACK)
-_MASK = ir.IntType(64)
+_MASK, _WORDS, _LANES = ir.IntType(64), ir.VectorType(ir.IntType(32), 16), 16
+_FIRST = ir.Constant(ir.IntType(32), 0)
 
 
 @intrinsic
@@ -51,6 +53,35 @@ def move(typing_context: Any, source: Any, begin: Any, target: Any, place: Any) 
         return context.get_dummy_value()
 
     return types.void(source, begin, target, place), generate
+
+
+@intrinsic
+def lower(typing_context: Any, hashes: Any, count: Any, factors: Any, summands: Any, least: Any, row: Any) -> Any:
+    """Lower least[i] to the least of factors[i] * hash + summands[i] over hashes[:count], for i = row to row + ROWS - 1.
+
+    All arrays are uint32. The values stay in registers while the hashes go by, one after the other.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def address(array: int, step: int) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
+            return builder.bitcast(builder.gep(data, [builder.add(arguments[5], step)]), _WORDS.as_pointer())
+
+        steps = [ir.Constant(arguments[5].type, first) for first in range(0, ROWS, _LANES)]
+        factor, summand, values = ([builder.load(address(array, step), align=4) for step in steps] for array in (2, 3, 4))
+        kept = [cgutils.alloca_once_value(builder, value) for value in values]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        with cgutils.for_range(builder, arguments[1]) as loop:
+            one = builder.insert_element(ir.Constant(_WORDS, None), builder.load(builder.gep(data, [loop.index])), _FIRST)
+            every = builder.shuffle_vector(one, one, ir.Constant(_WORDS, [0] * _LANES))
+            for place, times, plus in zip(kept, factor, summand, strict=True):
+                value, before = builder.add(builder.mul(times, every), plus), builder.load(place)
+                builder.store(builder.select(builder.icmp_unsigned("<", value, before), value, before), place)
+        for place, step in zip(kept, steps, strict=True):
+            builder.store(builder.load(place), address(4, step), align=4)
+        return context.get_dummy_value()
+
+    return types.void(hashes, types.int64, factors, summands, least, types.int64), generate
 
 
 @intrinsic

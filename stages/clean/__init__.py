@@ -11,7 +11,21 @@ normalises, `boilerplate` finds lines that recur across documents, `statistics` 
 `phrases`, `repetition` and `runs`), `language` identifies, `rules` judge, `privacy` masks; `shard` does all of it to one shard.
 """
 
-from stages.clean.build import run
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from stages.clean.params import Params
 
+if TYPE_CHECKING:
+    from stages._runner import StageIO
+
 __all__ = ["Params", "run"]
+
+
+def run(params: Params, io: StageIO) -> dict[str, Any]:
+    """Clean every shard of the corpus; see `build`, which loads numba."""
+    io.expect("stages.clean.shard")
+    from stages.clean.build import run as build
+
+    return build(params, io)

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from stages import _storage
 from stages._jit import kernels
-from stages._params import Positive
 from stages.clean import runs
 from stages.clean.runs import inlined
 from stages.clean.statistics import utf8
@@ -28,19 +27,6 @@ from stages.clean.statistics import utf8
 Hashes = npt.NDArray[np.uint64]
 COUNTS = pa.schema([pa.field("hash", pa.uint64(), nullable=False), pa.field("documents", pa.uint32(), nullable=False)])
 _ROW_GROUP = 1 << 16  # hashes; a range reads the groups that it meets
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What counts as boilerplate.
-
-    Attributes:
-        min_documents: documents of one source that hold the line; refrains and stage directions recur less often.
-        min_bytes: of the line in UTF-8: names of speakers are shorter, and "Exeunt", and 了 by itself.
-    """
-
-    min_documents: Positive
-    min_bytes: Positive
 
 
 @dataclass(frozen=True)

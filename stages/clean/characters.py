@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from stages import _ngrams
 from stages._ngrams import is_unspaced
 
 # The classes of which every character has exactly one: bits 0 to 3, the index here.
@@ -91,7 +92,14 @@ def classes(char: str) -> int:
 
 @cache
 def table() -> npt.NDArray[np.uint16]:
-    """`classes` of every code point, uint16 [1114112]; the large uniform blocks are filled without asking for each."""
+    """`classes` of every code point, uint16 [1114112]."""
+    from stages._jit import kept  # which loads numba; the names of the classes are wanted without it
+
+    return kept("classes", _made, __file__, _ngrams.__file__)["words"]
+
+
+def _made() -> dict[str, npt.NDArray[np.uint16]]:
+    """The table; the large uniform blocks are filled without asking for each code point."""
     words = np.full(CODE_POINTS, SCRIPTS.index("unassigned"), np.uint16)
     for block in (range(0x4E00, 0xA000), range(0x20000, 0x40000)):
         words[block.start : block.stop] = SCRIPTS.index("han") | SINGLE
@@ -107,4 +115,4 @@ def table() -> npt.NDArray[np.uint16]:
     words[codes] = [scripts[script(char)] for char in others]
     for flag, holds in _FLAGS.items():
         words[codes[[holds(char) for char in others]]] |= flag
-    return words
+    return {"words": words}

@@ -5,10 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated
 
-from stages._params import NonNegative, OneOf
-from stages.clean import boilerplate, language, privacy, rules
+from stages._params import NonNegative, OneOf, Positive
+from stages.clean import language, privacy, rules
 
 ANY = "all"
+
+
+@dataclass(frozen=True)
+class BoilerplateLimits:
+    """What counts as boilerplate; see `boilerplate`.
+
+    Attributes:
+        min_documents: documents of one source that hold the line; refrains and stage directions recur less often.
+        min_bytes: of the line in UTF-8: names of speakers are shorter, and "Exeunt", and 了 by itself.
+    """
+
+    min_documents: Positive
+    min_bytes: Positive
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Params:
     unicode_form: Annotated[str, OneOf("NFC", "NFKC")]
     max_blank_lines: NonNegative
     repair_mojibake: bool
-    boilerplate: boilerplate.Limits | None
+    boilerplate: BoilerplateLimits | None
     language: language.Limits
     mask: privacy.Masks
     samples: NonNegative

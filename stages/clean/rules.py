@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from stages._params import Fraction, NonNegative, Positive
 from stages.clean.columns import DUPLICATE, TOP
-from stages.clean.statistics import Statistics
+
+if TYPE_CHECKING:
+    from stages.clean.statistics import Statistics  # which loads numba
 
 Values = npt.NDArray[np.float64]
 
@@ -282,6 +285,8 @@ def judge(rule: Rule, statistics: Statistics, limits: Limits) -> Judgement | Non
     bounds = np.atleast_1d(np.asarray(threshold, np.float64))
     values = rule.value(statistics).reshape(len(statistics), len(bounds))
     excess = bounds - values if rule.below else values - bounds
+    if len(bounds) == 1:
+        return Judgement(excess[:, 0] > 0, values[:, 0], np.full(len(values), bounds[0]))
     worst = excess.argmax(axis=1)
     rows = np.arange(len(statistics))
     return Judgement(excess[rows, worst] > 0, values[rows, worst], bounds[worst])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 
-from stages._jit import kernels
-from stages.clean import characters, columns, counting, privacy, runs
+from stages._jit import kept, kernels
+from stages.clean import characters, columns, counting, normalise, privacy, runs
 from stages.clean.counting import decode
 from stages.clean.normalise import HIGH, LEAD, UNUSUAL, is_normalised
 from stages.clean.privacy import FEWEST_DIGITS, FEWEST_DOTS, SHORTEST_NUMBER
@@ -45,6 +45,11 @@ def screen(
 
 @cache
 def _table(form: str) -> npt.NDArray[np.uint8]:
+    """The classes of each code point of the first plane, uint8 [_CODES]."""
+    return kept(f"screen-{form}", partial(_made, form), __file__, normalise.__file__)["table"]
+
+
+def _made(form: str) -> dict[str, npt.NDArray[np.uint8]]:
     table = np.zeros(_CODES, np.uint8)
     every = "".join(chr(code) for code in range(_CODES) if not 0xD800 <= code < 0xE000)
     for bit, members in _CLASSES.items():
@@ -55,7 +60,7 @@ def _table(form: str) -> npt.NDArray[np.uint8]:
     joining |= set(re.findall(f"[{_JAMO}]", every))
     unstable = [char for char in others if char in joining or unicodedata.combining(char) or not is_normalised(char, form)]
     table[[ord(char) for char in unstable]] |= _UNSTABLE
-    return table
+    return {"table": table}
 
 
 @kernels(__file__, characters.__file__, columns.__file__, counting.__file__, privacy.__file__, runs.__file__)

@@ -175,8 +175,8 @@ class Cleaner:
         for row, taken in removed.items():
             self._note_boilerplate(documents, row, taken)
         for row in np.flatnonzero(suspect & (NUMBERS | ADDRESSES)).tolist():
-            if not documents.reasons[row]:
-                documents.change(row, self._mask(documents, row))
+            if not documents.reasons[row] and (masked := self._mask(documents, row)) != documents.texts[row]:
+                documents.change(row, masked)
         self._sample(documents, judged)
         self._drop(documents)
         return self._kept(batch, documents, statistics)
@@ -239,6 +239,8 @@ class Cleaner:
         codes, judged = np.array(batch.langs), []
         for lang in (language.ENGLISH, language.CHINESE):
             rows = np.flatnonzero(codes == lang)
+            if not len(rows):
+                continue
             own = Statistics(statistics.counts[rows])
             for rule in rules.RULES:
                 judgement = rules.judge(rule, own, self.params.limits(lang))

@@ -14,7 +14,21 @@ a worker does with its share, `archive` and `streams` open and decompress; `text
 dumps, `build` puts everything in its place.
 """
 
-from stages.corpus.build import run
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from stages.corpus.params import Params
 
+if TYPE_CHECKING:
+    from stages._runner import StageIO
+
 __all__ = ["Params", "run"]
+
+
+def run(params: Params, io: StageIO) -> dict[str, Any]:
+    """Write every source's documents, the quarantine and the register; see `build`."""
+    io.expect("stages.corpus.reading")
+    from stages.corpus.build import run as build
+
+    return build(params, io)

@@ -11,6 +11,7 @@ import io
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import IO, cast
+from urllib.parse import quote
 
 from stages.corpus.records import PLAIN, Reading, Record, oversized
 from stages.corpus.streams import decompressed
@@ -22,13 +23,14 @@ _REDIRECTS = ("#redirect", "#重定向")  # in dumps older than export format 0.
 _BLOCK = 1 << 16
 _MAX_HEADER = 1 << 20
 _KEPT = frozenset({"title", "ns", "id", "timestamp", "text"})
+_UNESCAPED = ";@$!*(),/~:"  # in titles, by wfUrlencode of MediaWiki, besides letters, digits, hyphens, stops and underscores
 
 
 def read_mediawiki(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
     """The articles of a dump; redirects and pages outside the article namespace are passed over.
 
-    `raw` is the revision's wikitext, `date` the day of the revision, the fragment the page id. With `how.part`, `stream` is
-    the compressed file itself.
+    `raw` is the revision's wikitext, `date` the day of the revision, `url` that of the page on the wiki that the dump names
+    (`base` of its siteinfo), the fragment the page id. With `how.part`, `stream` is the compressed file itself.
 
     Raises:
         xml.etree.ElementTree.ParseError: the dump is not well-formed, for example cut off.
@@ -48,6 +50,14 @@ def read_mediawiki(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
     parser.feed(closing)
     parser.close()
     yield from pages.taken(how.max_record_bytes)
+
+
+def page_url(base: str, title: str) -> str | None:
+    """Where a wiki shows the page of a title, by the address of its main page; None where that is no web address."""
+    if not base.startswith(("http://", "https://")):
+        return None
+    path = base[: max(base.rfind("/"), base.rfind("=")) + 1]  # the main page's name ends it: wiki/NAME, or index.php?title=NAME
+    return path + quote(title.replace(" ", "_"), safe=_UNESCAPED)
 
 
 def stream_offsets(index: IO[bytes]) -> list[int]:
@@ -75,7 +85,7 @@ class _Pages:
         self._length = 0
         self._page: dict[str, str] = {}
         self._in_page = False
-        self._namespace = ""
+        self._namespace = self._base = ""
         self._done: list[tuple[dict[str, str], int]] = []
         self._size = 0
 
@@ -86,6 +96,8 @@ class _Pages:
             self._page, self._in_page, self._size = {}, True, 0
         elif name == "redirect" and self._in_page:
             self._page["redirect"] = "yes"
+        elif name == "base" and not self._in_page:
+            self._field = name
         elif name == "namespace":
             self._field, self._namespace = name, attributes.get("key", "")
         elif self._in_page and name in _KEPT and name not in self._page:  # the page's id comes before the revision's
@@ -101,6 +113,8 @@ class _Pages:
         if tag.endswith("page") and tag.rpartition("}")[2] == "page":
             self._done.append((self._page, self._size))
             self._in_page = False
+        elif self._field == "base":
+            self._base = "".join(self._value)
         elif self._field == "namespace":
             if self._namespace in _DROPPED_NAMESPACES and self._value:
                 self._dropped.add("".join(self._value).lower())
@@ -119,7 +133,7 @@ class _Pages:
         for page, size in done:
             if "redirect" in page or page.get("ns", _ARTICLE) not in ("", _ARTICLE):
                 continue
-            wikitext = page.get("text", "")
+            wikitext, title = page.get("text", ""), page.get("title")
             if size:
                 yield oversized(page.get("id", ""), size, limit)
             elif not wikitext.lstrip()[:12].lower().startswith(_REDIRECTS):
@@ -127,7 +141,8 @@ class _Pages:
                     fragment=page.get("id", ""),
                     raw=wikitext.encode(),
                     text=clean_wikitext(wikitext, frozenset(self._dropped)),
-                    title=page.get("title") or None,
+                    title=title or None,
+                    url=page_url(self._base, title) if title else None,
                     date=page.get("timestamp", "")[:10] or None,
                 )
 

@@ -138,11 +138,13 @@ def _read_member(unit: Unit, name: str, raw: IO[bytes], shelves: list[Shelf], li
     reader = readers.pop()
     as_stored = reader in _DECOMPRESS_THEMSELVES or (reader == "mediawiki" and unit.part is not None)
     stream = raw if as_stored else decompressed(name, raw, limits)
+    taking = shelves
     for record in READERS[reader](stream, shelves[0].reading(unit.part)):
-        for shelf in shelves:
-            if not shelf.full:
-                shelf.add(name, record)
-        if all(shelf.full for shelf in shelves):
+        for shelf in taking:
+            shelf.add(name, record)
+            if shelf.full:
+                taking = [other for other in taking if not other.full]  # the loop goes on over the shelves as they were
+        if not taking:
             return
 
 

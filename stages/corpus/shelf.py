@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages._documents import write_shard
+from stages._documents import write_rows
 from stages._errors import StageError
 from stages.corpus.params import Params, Source
 from stages.corpus.records import Reading, Record
@@ -96,7 +96,7 @@ class Shelf:
         self.selector = Selector(source)
         self.refused: list[dict[str, Any]] = []
         self._params, self._address = params, address
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[tuple[str | bytes | None, ...]] = []
         self._pending_bytes = 0
         self._ids: set[bytes] = set()
         self._checks_ids = source.reader not in _NUMBERED or source.columns.id is not None
@@ -141,19 +141,19 @@ class Shelf:
             self.tally.capped = True
             return
         self._rows.append(
-            {
-                "doc_id": doc_id,
-                "source": self.source.id,
-                "path": path,
-                "url": record.url,
-                "licence": record.licence or self.source.licence,
-                "lang": record.lang or self.source.lang,
-                "title": record.title,
-                "author": record.author or self.source.author,
-                "date": record.date,
-                "raw_sha256": hashlib.sha256(record.raw).hexdigest(),
-                "text": text,
-            }
+            (  # in the order of the schema
+                doc_id,
+                self.source.id,
+                path,
+                record.url,
+                record.licence or self.source.licence,
+                record.lang or self.source.lang,
+                record.title,
+                record.author or self.source.author,
+                record.date,
+                hashlib.sha256(record.raw).hexdigest(),
+                text,
+            )
         )
         self.tally.documents += 1
         self.tally.bytes += size
@@ -192,7 +192,7 @@ class Shelf:
     def flush(self) -> None:
         """Write what is waiting, if anything is."""
         if self._rows:
-            write_shard(self._address(self.tally.shards), self._rows)
+            write_rows(self._address(self.tally.shards), self._rows)
             self._rows, self._pending_bytes = [], 0
             self.tally.shards += 1
 
@@ -216,8 +216,7 @@ def _encoded(record: Record) -> tuple[bytes, str | None]:
         return b"", "binary (it holds the character U+0000)"
     stated = (record.fragment, record.title, record.author, record.date, record.url, record.licence, record.part)
     try:
-        for value in filter(None, stated):
-            value.encode()
+        " ".join(filter(None, stated)).encode()
         return record.text.encode(), None
     except UnicodeEncodeError:  # JSON can say it, UTF-8 cannot
         return b"", "not Unicode text (half a surrogate pair)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 16 * 2**20  # of uncompressed columns, held at once
 _ARROW_FILE = b"ARROW1"
+_STATED = ("id", "title", "author", "date", "url", "lang", "licence", "part")
 Fields = dict[str, tuple[str, ...]]
 
 
@@ -40,7 +41,8 @@ def read_jsonl(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
         except (ValueError, RecursionError) as error:
             yield Record(fragment, raw, "", problem=f"not valid JSON ({error})")
         else:
-            yield _record(fragment, raw, {name: _value(row, keys) for name, keys in fields.items()}, how.columns)
+            stated = [_value(row, fields[name]) for name in _STATED]
+            yield _record(fragment, raw, _value(row, fields["text"]), stated, how.columns)
 
 
 def read_parquet(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
@@ -120,14 +122,14 @@ def _selection(present: list[str], columns: Columns) -> list[str]:
 def _rows(batch: pa.RecordBatch, before: int, how: Reading) -> Iterator[Record]:
     columns, size = batch.to_pydict(), batch.num_rows
     values = {name: _column(columns, keys, size) for name, keys in _fields(how.columns).items()}
-    for number, row in enumerate(zip(*values.values(), strict=True), before + 1):
-        fields = dict(zip(values, row, strict=True))
-        text = fields["text"]
+    texts = values.pop("text")
+    stated = zip(*(values[name] for name in _STATED), strict=True)
+    for number, (text, fields) in enumerate(zip(texts, stated, strict=True), before + 1):
         raw = text.encode() if isinstance(text, str) else b""
         if len(raw) > how.max_record_bytes:
             yield oversized(str(number), len(raw), how.max_record_bytes)
         else:
-            yield _record(str(number), raw, fields, how.columns)
+            yield _record(str(number), raw, text, fields, how.columns)
 
 
 def _column(columns: dict[str, list[Any]], keys: tuple[str, ...], size: int) -> list[Any]:
@@ -142,27 +144,16 @@ def _fields(columns: Columns) -> Fields:
     return {name: tuple(path.split(".")) if path else () for name, path in vars(columns).items()}
 
 
-def _record(number: str, raw: bytes, fields: dict[str, Any], columns: Columns) -> Record:
-    """The record of what a row holds in each field."""
-    text = fields["text"]
+def _record(number: str, raw: bytes, text: Any, fields: Iterable[Any], columns: Columns) -> Record:
+    """The record of what a row holds in each field: its text, and those that `_STATED` names."""
     if not isinstance(text, str):
         return Record(number, raw, "", problem=f"no string field {columns.text!r}")
-    name, part = _stated(fields["id"]), _stated(fields["part"])
+    name, title, author, date, url, lang, licence, part = map(_stated, fields)
     if columns.id and name is None:
         return Record(number, raw, "", problem=f"no field {columns.id!r}")
     fragment = name or number
-    return Record(
-        fragment=f"{part}/{fragment}" if part else fragment,
-        raw=raw,
-        text=tidy(newlines(text)),
-        title=_stated(fields["title"]),
-        author=_stated(fields["author"]),
-        date=_stated(fields["date"]),
-        url=_stated(fields["url"]),
-        lang=language(_stated(fields["lang"])),
-        licence=_stated(fields["licence"]),
-        part=part,
-    )
+    fragment = f"{part}/{fragment}" if part else fragment
+    return Record(fragment, raw, tidy(newlines(text)), title, author, date, url, language(lang), licence, part)
 
 
 def _value(row: Any, keys: tuple[str, ...]) -> Any:
@@ -172,4 +163,6 @@ def _value(row: Any, keys: tuple[str, ...]) -> Any:
 
 
 def _stated(value: Any) -> str | None:
-    return None if value is None or isinstance(value, (dict, list)) else str(value)
+    if value is None or isinstance(value, str):
+        return value
+    return None if isinstance(value, (dict, list)) else str(value)

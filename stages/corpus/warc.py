@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import IO, Any, NamedTuple
 
+from stages.corpus.members import members
 from stages.corpus.records import PLAIN, Reading, Record, TruncatedError, newlines, oversized, tidy, undecodable
 from stages.corpus.streams import ExpansionError, decompressed
 from stages.corpus.webpages import UndecodableError, decode_page, page_text
@@ -16,6 +18,7 @@ _PLAIN_TEXT = "text/plain"
 _OK = 200
 _LANGUAGE = b"WARC-Identified-Content-Language"
 _RECORD_END = b"\r\n\r\n"
+_HEADERS = 1 << 16  # bytes that those of a record may come to
 _CHECKED_EVERY = 1 << 20  # bytes of records between two looks at how far the file expands
 _COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
@@ -79,6 +82,39 @@ def iter_warc(stream: IO[bytes], kind: str = "response", how: Reading = PLAIN) -
         ExpansionError: its compression is a bomb.
         OSError: it is damaged, or no WARC file.
     """
+    inflated = members(stream, how.max_record_bytes + _HEADERS)
+    last: WarcItem | None = None
+    if inflated is not None:
+        with closing(inflated):
+            try:
+                for last in _parsed(inflated, kind, how, inflated.offset, lambda: inflated.consumed):
+                    yield last
+            except (ValueError, OSError):
+                if not inflated.failed:
+                    raise
+            if not inflated.failed:
+                _check_ending(inflated.last, max(last.offset if last else 0, 0))
+                return
+    yield from _streamed(stream, kind, how, last)
+
+
+def _streamed(stream: IO[bytes], kind: str, how: Reading, last: WarcItem | None) -> Iterator[WarcItem]:
+    """The records behind `last`, decompressed by the parser itself: of any file, also of one of which a member is damaged."""
+    known = 0
+    if last is not None:
+        stream.seek(last.offset)
+        known = last.before + 1
+    for number, item in enumerate(_parsed(stream, kind, how, int, stream.tell)):
+        last = item
+        if number >= known:
+            yield item
+    _check_end(stream, last.offset if last else 0, how)
+
+
+def _parsed(
+    stream: Any, kind: str, how: Reading, offset_of: Callable[[int], int], consumed: Callable[[], int]
+) -> Iterator[WarcItem]:
+    """The records of a stream; `offset_of` takes a place in it to one in the file, of which `consumed` bytes have been read."""
     from fastwarc.warc import ArchiveIterator, WarcHeader, WarcRecordType
 
     produced = checked = before = 0
@@ -87,12 +123,12 @@ def iter_warc(stream: IO[bytes], kind: str = "response", how: Reading = PLAIN) -
     url, date = WarcHeader.WARC_TARGET_URI, WarcHeader.WARC_DATE  # names that the parser knows: ten times faster than text
     records = ArchiveIterator(stream, record_types=getattr(WarcRecordType, kind), parse_http=False, inplace=True)
     for record in records:
-        start, length, headers = record.stream_pos, record.content_length, record.headers
+        start, length, headers = offset_of(record.stream_pos), record.content_length, record.headers
         before = before + 1 if start == offset else 0
         offset = start
         produced += length
         if produced - checked >= _CHECKED_EVERY:
-            how.limits.check(produced, stream.tell())
+            how.limits.check(produced, consumed())
             checked = produced
         block = record.reader.read() if length <= how.max_record_bytes else None
         if (not length and WarcHeader.CONTENT_LENGTH not in headers) or (block is not None and len(block) < length):
@@ -100,7 +136,6 @@ def iter_warc(stream: IO[bytes], kind: str = "response", how: Reading = PLAIN) -
         language = headers.get_bytes(_LANGUAGE) if claimed else None
         languages = language.decode("utf-8", "replace") if language else None
         yield WarcItem(offset, headers.get(url), headers.get(date), languages, block, length, before)
-    _check_end(stream, max(offset, 0), how)
 
 
 def read_warc(stream: IO[bytes], how: Reading = PLAIN) -> Iterator[Record]:
@@ -168,6 +203,11 @@ def _check_end(stream: IO[bytes], offset: int, how: Reading) -> None:
     last = b""
     while block := tail.read(1 << 20):
         last = (last + block)[-len(_RECORD_END) :]
+    _check_ending(last, offset)
+
+
+def _check_ending(last: bytes, offset: int) -> None:
+    """Raises TruncatedError where the last bytes that came out of a file are not those behind a record."""
     if last != _RECORD_END:
         raise TruncatedError(f"the file ends inside the record at byte {offset} or behind it")
 

@@ -31,6 +31,7 @@ __all__ = ["EvaluationSet", "Params", "run"]
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
     """Split, look for overlaps, write both sides; see `build`, which loads numba."""
+    io.expect("stages.decontaminate.build")
     from stages.decontaminate.build import build
 
     return build(params, io)

@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages import _documents, _manifest, _ngrams, _takedowns
+from stages import _documents, _manifest, _takedowns
 from stages._runner import StageError, StageIO
 from stages.decontaminate import hits, scan
 from stages.decontaminate.evaluations import EVALUATED, Evidence, find_files, read_evidence
+from stages.decontaminate.hashes import HashSet, distinct, ngram_hashes
 from stages.decontaminate.params import HELDOUT, Params
 from stages.decontaminate.scan import HELDOUT_SIDE, REMOVED, TAKEN_DOWN, TRAIN
 from stages.decontaminate.split import split
@@ -94,15 +95,13 @@ def take_heldout(task: Part) -> dict[str, Any]:
         for batch in scan.side_batches(task.shard, scan.load_array(task.side), HELDOUT_SIDE, None):
             _count(batch, counts)
             for lang, rows in scan.by_language(batch):
-                n = task.ngram[lang]
-                hashes, splits = scan.ngram_hashes(rows["text"], n)
-                found.append(scan.distinct(hashes))
-                single = np.flatnonzero(np.diff(splits) == 1)  # n units, or fewer
-                too_short += sum(len(_ngrams.units(rows["text"][text].as_py())) < n for text in single.tolist())
+                hashes, splits = ngram_hashes(rows["text"], task.ngram[lang])
+                found.append(distinct(hashes))
+                too_short += int((np.diff(splits) == 0).sum())
             yield batch
 
     _documents.write_batches(task.output, _documents.SCHEMA, batches())
-    ordered = scan.distinct(np.concatenate(found))
+    ordered = distinct(np.concatenate(found))
     scan.save_array(task.hashes, ordered)
     return {"hashes": len(ordered), "too_short": too_short, "sources": counts}
 
@@ -234,12 +233,12 @@ def _read_sets(params: Params, io: StageIO) -> Sources:
             raise StageError(f"evaluation set {name!r} has no item of n-gram length", file=files[0])
         for batch in _documents.read_batches(sets.tables[name], ["n", "text"]):
             for n in pc.unique(pc.drop_null(batch["n"])).to_pylist():
-                hashes.append(scan.distinct(scan.ngram_hashes(batch.filter(pc.equal(batch["n"], n))["text"], n)[0]))
+                hashes.append(distinct(ngram_hashes(batch.filter(pc.equal(batch["n"], n))["text"], n)[0]))
         sets.templates[name] = {passage for (passage, _), number in spread.items() if number > params.max_documents}
         passages |= {key for key in spread if key[0] not in sets.templates[name]}
         digests = {file.name: _manifest.sha256_file(file) for file in files}
         sets.record[name] = {**items, "templates": len(sets.templates[name]), "sha256": digests}
-    return replace(sets, passages=sorted(passages), hashes=scan.distinct(np.concatenate(hashes)))
+    return replace(sets, passages=sorted(passages), hashes=distinct(np.concatenate(hashes)))
 
 
 def _counted(entries: Iterable[Evidence], items: Counter[str], spread: Counter[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -267,7 +266,7 @@ def _scan(
     share of the memory, and the shards are read once for each part.
     """
     room = io.settings.max_memory // io.settings.processes
-    parts = max(1, math.ceil(sum(hashes.values()) * scan.HashSet.BYTES / room))
+    parts = max(1, math.ceil(sum(hashes.values()) * HashSet.BYTES / room))
     substring = {lang: min(n, params.ngram[lang]) for lang, n in (params.substring or {}).items()}
     passages = None
     if sets.passages:
@@ -277,7 +276,7 @@ def _scan(
     for part in range(parts):
         address = io.work(f"index/{part:04d}-of-{parts:04d}.npy")
         mine = [array[array % parts == part] for array in map(scan.load_array, hashes)]
-        scan.save_array(address, scan.distinct(np.concatenate(mine)))
+        scan.save_array(address, distinct(np.concatenate(mine)))
         for shard, side in zip(shards, sides, strict=True):
             output = io.work(f"candidates/{part:04d}-of-{parts:04d}/{Path(shard).name}")
             scans.append(scan.Scan(shard, side, address, passages if part == 0 else None, output, params.ngram, substring))
@@ -298,7 +297,7 @@ def _hits(
         io.map(hits.name_owners, tasks, "naming what was matched", key="owners")
         owners.add_documents(task.output for task in tasks)
         for name, table in sets.tables.items():
-            owners.add_set(name, table, scan.HashSet(hashes), sets.templates[name])
+            owners.add_set(name, table, HashSet(hashes), sets.templates[name])
     formulas = {text for text, number in documents.items() if number > params.max_documents and owners.items(text)}
     found, start = [], 0
     for files, address in zip(candidates, sides, strict=True):

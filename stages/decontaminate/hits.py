@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from stages import _documents
 from stages.decontaminate.evaluations import Item
+from stages.decontaminate.hashes import HashSet, find, once
 from stages.decontaminate.params import HELDOUT
-from stages.decontaminate.scan import HashSet, by_language, load_array, matches
+from stages.decontaminate.scan import by_language, index
 
 HITS = pa.schema(
     [
@@ -54,16 +55,13 @@ class Naming:
 
 def name_owners(task: Naming) -> int:
     """Write (n-gram, doc_id) for every n-gram of a held-out document whose hash is wanted."""
-    wanted = HashSet(load_array(task.wanted))
-    rows: list[dict[str, Any]] = []
+    owned = []
     for batch in _documents.read_batches(task.shard, ["doc_id", "lang", "text"]):
         for lang, part in by_language(batch):
-            n = task.ngram[lang]
-            for text, sequence, found in matches(part, wanted, n):
-                doc_id = part["doc_id"][text].as_py()
-                grams = dict.fromkeys(" ".join(sequence[place : place + n]) for place, _ in found)
-                rows += ({"ngram": gram, "item": doc_id} for gram in grams)
-    return _documents.write_table(task.output, OWNERS, rows)
+            found = once(find(part["text"], task.ngram[lang], index(task.wanted)))
+            columns = [found["ngram"].cast(pa.string()), part["doc_id"].take(found["text"])]
+            owned.append(pa.record_batch(columns, schema=OWNERS))
+    return _documents.write_batches(task.output, OWNERS, owned)
 
 
 class Owners:
@@ -76,8 +74,9 @@ class Owners:
     def add_documents(self, files: Iterable[str]) -> None:
         """Enter what `name_owners` found."""
         for file in files:
-            for ngram, item in _rows(file, ["ngram", "item"]):
-                self._enter(ngram, Item(HELDOUT, item))
+            items: dict[str, Item] = {}  # one object for each: a document owns hundreds of n-grams
+            for ngram, name in _rows(file, ["ngram", "item"]):
+                self._enter(ngram, items.get(name) or items.setdefault(name, Item(HELDOUT, name)))
 
     def add_set(self, evaluation: str, evaluated: str, wanted: HashSet, templates: set[str]) -> None:
         """Enter the items of an evaluation set, from its table of `EVALUATED` rows."""
@@ -88,18 +87,19 @@ class Owners:
                     self._enter(text, Item(evaluation, item))
             for n in pc.unique(pc.drop_null(batch["n"])).to_pylist():
                 part = batch.filter(pc.equal(batch["n"], n))
-                for text, sequence, found in matches(part, wanted, n):
-                    item = Item(evaluation, part["item"][text].as_py())
-                    for place, _ in found:
-                        self._enter(" ".join(sequence[place : place + n]), item)
+                found = find(part["text"], n, wanted)
+                items = part["item"].take(found["text"])
+                for ngram, name in zip(found["ngram"].to_pylist(), items.to_pylist(), strict=True):
+                    self._enter(ngram, Item(evaluation, name))
 
     def items(self, text: str) -> Iterable[Item]:
         """The items of a text; none where only its hash was that of one."""
         return self._of.get(text, ())
 
     def _enter(self, text: str, item: Item) -> None:
-        if text in self._of:
-            self._of[text][item] = None
+        owners = self._of.get(text)
+        if owners is not None and item not in owners:
+            owners[item] = None
             self.matched.setdefault(item.evaluation, set()).add(item.item)
 
 

@@ -1,7 +1,7 @@
-"""Where documents overlap with evaluated texts: hashed n-grams of whole record batches, confirmed on the units themselves.
+"""Where documents overlap with evaluated texts: hashed n-grams of whole record batches, confirmed by the n-grams themselves.
 
-A 64-bit hash stands for each n-gram. What the index holds of a document is looked up batch by batch; a document with a match
-is then read again by `stages._ngrams`, and its candidates carry the n-gram's text, so that no collision can make a hit.
+A 64-bit hash stands for each n-gram. What the index holds of a document is looked up batch by batch, and its candidates carry
+the n-gram's text, by which their owners are found, so that no collision can make a hit.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stages import _documents, _jit, _ngrams, _storage, _units
-
-_kernel = _jit.kernels(__file__)
+from stages import _documents, _ngrams, _storage
+from stages.decontaminate.hashes import HashSet, find, ngram_hashes, once
 
 CANDIDATES = pa.schema(
     [
@@ -31,9 +30,6 @@ CANDIDATES = pa.schema(
     ]
 )
 PASSAGES = pa.schema([("hash", pa.uint64()), ("lang", pa.string()), ("passage", pa.string())])
-_WHOLE = 2**62  # characters of a text that are looked at: all
-_B1, _B6, _B63 = np.uint64(1), np.uint64(6), np.uint64(63)
-Hashes = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -56,59 +52,7 @@ class Scan:
     substring: dict[str, int] | None
 
 
-# --- hashes ----------------------------------------------------------------------------------------------------------------
-
-
-def ngram_hashes(texts: pa.Array, n: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """The hash of every n-gram of every text, in order, and where each text's begin and end; see `_units.ngram_hashes`."""
-    return _units.ngram_hashes(texts, np.full(len(texts), n, np.int64), _WHOLE)
-
-
-def distinct(hashes: Hashes) -> Hashes:
-    """The different ones, sorted; of many different values faster than `np.unique`, which hashes them once more."""
-    ordered = np.sort(hashes)
-    first = np.ones(len(ordered), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    return ordered[first]
-
-
-class HashSet:
-    """A set of 64-bit hashes: a table of bits answers for most that are not in it, buckets by the highest bits for the rest."""
-
-    BYTES = 24  # at most, for each hash
-
-    def __init__(self, ordered: Hashes) -> None:
-        size = max(10, len(ordered).bit_length())
-        self._ordered = ordered
-        self._bits = _marked(ordered, np.zeros(1 << (size - 2), np.uint64))  # 16 to 32 bits for each hash
-        self._shift = np.uint64(65 - size)  # a bucket holds one or two
-        self._starts = np.searchsorted(ordered >> self._shift, np.arange((1 << (size - 1)) + 1, dtype=np.uint64))
-
-    def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """Which of the hashes are in the set."""
-        found: NDArray[np.bool_] = _contained(hashes, self._bits, self._ordered, self._starts, self._shift)
-        return found
-
-
-@_kernel
-def _marked(hashes: Any, bits: Any) -> Any:
-    last = np.uint64(len(bits) - 1)
-    for value in hashes:
-        bits[(value >> _B6) & last] |= _B1 << (value & _B63)
-    return bits
-
-
-@_kernel
-def _contained(hashes: Any, bits: Any, ordered: Any, starts: Any, shift: Any) -> Any:
-    last = np.uint64(len(bits) - 1)
-    found = np.zeros(len(hashes), np.bool_)
-    for number in range(len(hashes)):
-        value = hashes[number]
-        if (bits[(value >> _B6) & last] >> (value & _B63)) & _B1:
-            bucket = value >> shift
-            for place in range(starts[bucket], starts[bucket + _B1]):
-                found[number] |= ordered[place] == value
-    return found
+# --- arrays ---------------------------------------------------------------------------------------------------------------
 
 
 def save_array(address: str, array: NDArray[Any]) -> None:
@@ -124,7 +68,8 @@ def load_array(address: str) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=1)
-def _index(address: str) -> HashSet:
+def index(address: str) -> HashSet:
+    """The set of the hashes in an array at an address, which many tasks name."""
     return HashSet(load_array(address))
 
 
@@ -135,8 +80,9 @@ def passage_table(passages: Sequence[tuple[str, str]], substring: dict[str, int]
     """Passages (text, language) by the hash of their first units, as many as every passage of the language has."""
     rows = []
     for passage, lang in sorted(passages):
-        head = " ".join(passage.split(" ")[: substring[lang]])
-        rows.append({"hash": _units.digest(head.encode()), "lang": lang, "passage": passage})
+        n = substring[lang]
+        head = " ".join(passage.split(" ")[:n])
+        rows.append({"hash": int(ngram_hashes(pa.array([head]), n)[0][0]), "lang": lang, "passage": passage})
     return pa.Table.from_pylist(rows, schema=PASSAGES)
 
 
@@ -174,56 +120,37 @@ def by_language(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
 
 def scan(task: Scan) -> dict[str, int]:
     """Write the candidates of one shard: places where a training document has an n-gram or a passage of the index."""
-    index = _index(task.index)
+    wanted = index(task.index)
     passages = {} if task.passages is None else _passages(task.passages)
-    counts = {"documents": 0, "candidates": 0}
-    rows: list[dict[str, Any]] = []
+    documents, found = 0, [CANDIDATES.empty_table()]
     for batch in side_batches(task.shard, load_array(task.side), TRAIN, ["lang", "text"]):
-        counts["documents"] += len(batch)
+        documents += len(batch)
         for lang, part in by_language(batch):
-            rows += _ngram_candidates(part, index, task.ngram[lang])
+            found.append(_ngram_candidates(part, wanted, task.ngram[lang]))
             if lang in passages and task.substring is not None:
-                rows += _passage_candidates(part, *passages[lang], task.substring[lang])
-    rows.sort(key=lambda row: (row["row"], row["start"], row["method"], row["ngram"]))
-    counts["candidates"] = len(rows)
-    _documents.write_table(task.output, CANDIDATES, rows)
-    return counts
+                found.append(_passage_candidates(part, *passages[lang], task.substring[lang]))
+    candidates = pa.concat_tables(found).sort_by([(name, "ascending") for name in ("row", "start", "method", "ngram")])
+    _documents.write_batches(task.output, CANDIDATES, candidates.to_batches())
+    return {"documents": documents, "candidates": len(candidates)}
 
 
-def matches(part: pa.RecordBatch, index: HashSet, n: int) -> Iterator[tuple[int, list[str], list[tuple[int, int]]]]:
-    """(number in the batch, units, [(place, hash)]) of every document of n units or more of which the index has an n-gram."""
-    hashes, splits = ngram_hashes(part["text"], n)
-    found = np.flatnonzero(index.contains(hashes))
-    of_text = np.searchsorted(splits, found, side="right") - 1
-    texts, first = np.unique(of_text, return_index=True)
-    column = part["text"]
-    for text, mine in zip(texts.tolist(), np.split(found, first[1:]), strict=False):  # nothing found: one empty part, no text
-        sequence = _ngrams.units(column[text].as_py())
-        if len(sequence) >= n:
-            yield text, sequence, list(zip((mine - splits[text]).tolist(), hashes[mine].tolist(), strict=True))
+def _ngram_candidates(part: pa.RecordBatch, wanted: HashSet, n: int) -> pa.Table:
+    found = once(find(part["text"], n, wanted))
+    method = pa.array(["ngram"]).take(pa.array(np.zeros(len(found), np.int8)))
+    columns = [part["row"].take(found["text"]), found["start"], method, found["hash"], found["ngram"].cast(pa.string())]
+    return pa.table(columns, schema=CANDIDATES)
 
 
-def _ngram_candidates(part: pa.RecordBatch, index: HashSet, n: int) -> Iterator[dict[str, Any]]:
-    for text, sequence, found in matches(part, index, n):
-        first: dict[str, tuple[int, int]] = {}
-        for place, value in found:
-            first.setdefault(" ".join(sequence[place : place + n]), (place, value))
-        yield from _candidates(part, text, "ngram", first)
-
-
-def _passage_candidates(
-    part: pa.RecordBatch, heads: HashSet, passages: dict[int, list[list[str]]], n: int
-) -> Iterator[dict[str, Any]]:
-    for text, sequence, found in matches(part, heads, n):
-        first: dict[str, tuple[int, int]] = {}
-        for place, value in found:
-            for passage in passages[value]:
-                if sequence[place : place + len(passage)] == passage:
-                    first.setdefault(" ".join(passage), (place, value))
-        yield from _candidates(part, text, "substring", first)
-
-
-def _candidates(part: pa.RecordBatch, text: int, method: str, first: dict[str, tuple[int, int]]) -> Iterator[dict[str, Any]]:
-    row = part["row"][text].as_py()
-    for gram, (start, value) in first.items():
-        yield {"row": row, "start": start, "method": method, "hash": value, "ngram": gram}
+def _passage_candidates(part: pa.RecordBatch, heads: HashSet, passages: dict[int, list[list[str]]], n: int) -> pa.Table:
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    sequences: dict[int, list[str]] = {}
+    for match in find(part["text"], n, heads).to_pylist():
+        text, start = match["text"], match["start"]
+        if text not in sequences:
+            sequences = {text: _ngrams.units(part["text"][text].as_py())}
+        for passage in passages[match["hash"]]:
+            if sequences[text][start : start + len(passage)] == passage:
+                whole = " ".join(passage)
+                row = {"row": part["row"][text].as_py(), "start": start, "method": "substring", "hash": match["hash"]}
+                rows.setdefault((text, whole), {**row, "ngram": whole})
+    return pa.Table.from_pylist(list(rows.values()), schema=CANDIDATES)

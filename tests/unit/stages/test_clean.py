@@ -17,6 +17,7 @@ from stages._engine import EngineSettings
 from stages._params import ParamsError, parse, to_plain
 from stages._runner import StageError, StageIO
 from stages.clean import boilerplate
+from stages.clean.params import BoilerplateLimits
 from stages.clean.samples import Samples
 from tests.support.cleaning_project import document, params, write_corpus
 from tests.support.text import text as sample_text
@@ -139,7 +140,7 @@ class TestIdleRules:
 
 
 class TestBoilerplate:
-    LIMITS = boilerplate.Limits(min_documents=3, min_bytes=30)
+    LIMITS = BoilerplateLimits(min_documents=3, min_bytes=30)
 
     def write(self, root: Path) -> None:
         rows = [document(f"web/{n}", f"{NOTICE}\n{sample_text('en', n, 400)}\n  {NOTICE}") for n in range(3)]

@@ -123,13 +123,13 @@ HEAD = (
 )
 
 
-def multistream(pages: int = 10, each: int = 3, again: tuple[int, ...] = ()) -> tuple[bytes, bytes]:
+def multistream(pages: int = 10, each: int = 3, again: tuple[int, ...] = (), head: str = HEAD) -> tuple[bytes, bytes]:
     """(dump, index) as Wikimedia writes them: header, blocks of pages and the closing tag are bzip2 streams of their own.
 
     Pages `again` stand a second time, behind all others.
     """
     out, index = io.BytesIO(), []
-    out.write(bz2.compress(HEAD.encode()))
+    out.write(bz2.compress(head.encode()))
     every = [*range(1, pages + 1), *again]
     for first in range(0, len(every), each):
         numbers = every[first : first + each]
@@ -149,6 +149,13 @@ def test_multistream_dump_read_in_parts_is_the_dump() -> None:
     assert [record for part in parts for record in part] == whole
     assert [(record.fragment, record.text) for record in whole] == [(str(n), f"Text {n}.") for n in range(1, 11)]
     assert list(read_mediawiki(io.BytesIO(dump), Reading(part=(offsets[0], len(dump))))) == whole
+
+
+def test_part_of_a_dump_knows_the_addresses_of_its_pages() -> None:
+    dump, index = multistream(head=HEAD.replace("<siteinfo>", "<siteinfo><base>https://w.org/wiki/Main</base>"))
+    last = stream_offsets(io.BytesIO(index))[-1]
+    [record] = read_mediawiki(io.BytesIO(dump), Reading(part=(last, len(dump))))
+    assert record.url == "https://w.org/wiki/Page_10"
 
 
 def test_cut_multistream_part_raises_behind_its_whole_pages() -> None:

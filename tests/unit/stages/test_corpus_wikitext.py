@@ -78,10 +78,11 @@ PAGE = """<page><title>{title}</title><ns>{ns}</ns><id>{id}</id>{redirect}<revis
 <timestamp>2016-04-30T12:00:00Z</timestamp><text xml:space="preserve">{text}</text></revision></page>"""
 
 
-def dump(*pages: dict[str, str]) -> bytes:
+def dump(*pages: dict[str, str], base: str = "") -> bytes:
     body = "".join(PAGE.format(**{"ns": "0", "redirect": "", **page}) for page in pages)
     names = '<namespace key="6">Datei</namespace><namespace key="0" />'
-    head = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo><namespaces>'
+    head = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo>'
+    head += f"<sitename>Wiki</sitename><base>{base}</base><namespaces>" if base else "<namespaces>"
     return f"{head}{names}</namespaces></siteinfo>{body}</mediawiki>".encode()
 
 
@@ -100,6 +101,32 @@ def test_dump_gives_articles_only() -> None:
     ]
     assert records[0].date == "2016-04-30"
     assert records[0].raw == b"[[Datei:x.jpg|klein]]'''Eins''' & <!-- x -->zwei."
+
+
+@pytest.mark.parametrize(
+    ("base", "title", "expected"),
+    [
+        ("https://en.wikipedia.org/wiki/Main_Page", "Albedo", "https://en.wikipedia.org/wiki/Albedo"),
+        ("https://en.wikipedia.org/wiki/Main_Page", "AC/DC (band)", "https://en.wikipedia.org/wiki/AC/DC_(band)"),
+        (
+            "https://en.wikipedia.org/wiki/Main_Page",
+            "C++? 100% &amp; A's",
+            "https://en.wikipedia.org/wiki/C%2B%2B%3F_100%25_%26_A%27s",
+        ),
+        (
+            "https://zh.wikipedia.org/wiki/Wikipedia:%E9%A6%96%E9%A1%B5",
+            "数学",
+            "https://zh.wikipedia.org/wiki/%E6%95%B0%E5%AD%A6",
+        ),
+        ("http://w.example.org/index.php?title=Main_Page", "A: b~c_d", "http://w.example.org/index.php?title=A:_b~c_d"),
+        ("main page", "A", None),
+        ("", "A", None),
+    ],
+)
+def test_pages_have_the_address_that_their_wiki_gives_them(base: str, title: str, expected: str | None) -> None:
+    data = dump({"title": title, "id": "1", "text": "Text with a <base>x</base>.".replace("<", "&lt;")}, base=base)
+    [record] = read_mediawiki(io.BytesIO(data))
+    assert record.url == expected
 
 
 def test_dump_that_is_cut_off_raises() -> None:

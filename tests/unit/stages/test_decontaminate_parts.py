@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import _documents, _ngrams, _units, decontaminate
+from stages import _documents, _ngrams, decontaminate
 from stages._manifest import sha256_file
 from stages._runner import StageError, StageIO
 from stages.decontaminate import EvaluationSet, evaluations, hits, scan
+from stages.decontaminate import hashes as hashing
 from stages.decontaminate.evaluations import Item
 from tests.support.cleaning_project import document, params
 from tests.support.contamination import chosen, clean_up, hit_rows, many, words, write_dedup, write_items
+from tests.support.text import text
 
 
 class TestSplit:
@@ -167,29 +169,56 @@ class TestEvidence:
 class TestScan:
     TEXTS = ("", "one", "One two  three's FOUR", "对酒当歌，人生几何", "straße 12 İstanbul ﬁn", "a\u0000b c")
 
-    @pytest.mark.parametrize("n", [1, 2, 3])
-    def test_hashes_are_those_of_the_ngrams_in_order(self, n):
-        hashes, splits = scan.ngram_hashes(pa.array(self.TEXTS, pa.large_string()), n)
-        for number, text in enumerate(self.TEXTS):
-            sequence = _ngrams.units(text)
-            if len(sequence) < n:
-                continue
-            alone = [_units.digest(gram.encode()) for gram in _ngrams.ngrams(sequence, n)]
-            assert hashes[splits[number] : splits[number + 1]].tolist() == alone
+    @pytest.mark.parametrize("n", [1, 2, 3, 13])
+    def test_hashes_follow_the_ngrams_in_order_and_nothing_else(self, n):
+        texts = [*self.TEXTS, *self.TEXTS[::-1], *(words(seed, 300) for seed in range(40)), text("zh", "hashes", 400)]
+        hashes, splits = hashing.ngram_hashes(pa.array(texts, pa.large_string()), n)
+        expected = [list(_ngrams.ngrams(_ngrams.units(text), n)) for text in texts]
+        assert np.diff(splits).tolist() == [len(grams) for grams in expected]
+        seen = dict(zip(hashes.tolist(), (gram for grams in expected for gram in grams), strict=True))
+        assert [seen[value] for value in hashes.tolist()] == [gram for grams in expected for gram in grams]
+        assert len(seen) == len({gram for grams in expected for gram in grams}), "one n-gram has two hashes"
+
+    @pytest.mark.parametrize("n", [1, 2, 5])
+    def test_places_are_those_of_the_wanted_ngrams(self, n):
+        texts = [*self.TEXTS, *(words(seed % 7, 200) + " " + words(seed, 50) for seed in range(30))]
+        column = pa.array(texts, pa.large_string())
+        wanted = hashing.distinct(hashing.ngram_hashes(column.slice(8, 2), n)[0])
+        grams = {gram for text in texts[8:10] for gram in _ngrams.ngrams(_ngrams.units(text), n)}
+        places = [
+            (number, start, gram)
+            for number, text in enumerate(texts)
+            for start, gram in enumerate(_ngrams.ngrams(_ngrams.units(text), n))
+            if gram in grams
+        ]
+        found = hashing.find(column, n, hashing.HashSet(wanted))
+        rows = found.to_pylist()
+        assert [(row["text"], row["start"], row["ngram"]) for row in rows] == places
+        assert {row["hash"] for row in rows} == set(wanted.tolist())
+        first = {(number, gram): start for number, start, gram in places[::-1]}
+        kept = hashing.once(found).to_pylist()
+        assert {(row["text"], row["ngram"]): row["start"] for row in kept} == first
+        assert len(kept) == len(first)
+
+    def test_text_of_any_length_beside_the_room_for_what_is_found(self):
+        column = pa.array(["a " * 5000 + "b", "字" * 3000], pa.large_string())
+        wanted = hashing.distinct(hashing.ngram_hashes(column, 2)[0])
+        found = hashing.find(column, 2, hashing.HashSet(wanted))
+        assert found["ngram"].to_pylist() == ["a a"] * 4999 + ["a b"] + ["字 字"] * 2999
+        assert hashing.find(column.slice(0, 0), 2, hashing.HashSet(wanted)).num_rows == 0
 
     def test_hash_set_against_python(self):
         generator = np.random.Generator(np.random.Philox(key=5))
         known = np.unique(generator.integers(0, 2**64, 3000, np.uint64))
         asked = np.concatenate([known[::3], generator.integers(0, 2**64, 3000, np.uint64), known[:5] + np.uint64(1)])
         members = set(known.tolist())
-        assert scan.HashSet(known).contains(asked).tolist() == [value in members for value in asked.tolist()]
-        assert not scan.HashSet(known[:0]).contains(asked).any()
-        assert scan.HashSet(known).contains(asked[:0]).tolist() == []
+        assert hashing.HashSet(known).contains(asked).tolist() == [value in members for value in asked.tolist()]
+        assert not hashing.HashSet(known[:0]).contains(asked).any()
+        assert hashing.HashSet(known).contains(asked[:0]).tolist() == []
 
     def test_a_collision_makes_no_hit(self, tmp_path, monkeypatch):
         """Every n-gram has the same hash: only real overlaps may come out."""
-        real = _units.ngram_hashes
-        monkeypatch.setattr(_units, "ngram_hashes", lambda *given: (np.zeros_like(real(*given)[0]), real(*given)[1]))
+        monkeypatch.setattr(hashing, "MIX", 0)
         leak = words(3)
         write_dedup(tmp_path, [document("s/1", leak), *(document(f"s/{n}", words(n)) for n in range(10, 15))])
         evaluation = write_items(tmp_path / "quiz.jsonl", [{"text": leak}, {"text": words(99)}])
@@ -203,8 +232,8 @@ class TestHits:
         owners = hits.Owners(grams)
         rows = ({"item": number, "n": 2, "lang": None, "text": text} for number in "21")
         _documents.write_table(folder / "set.parquet", evaluations.EVALUATED, rows)
-        wanted = np.array(sorted(_units.digest(gram.encode()) for gram in grams), np.uint64)
-        owners.add_set("set", str(folder / "set.parquet"), scan.HashSet(wanted), set())
+        wanted = hashing.distinct(hashing.ngram_hashes(pa.array(grams), 2)[0])
+        owners.add_set("set", str(folder / "set.parquet"), hashing.HashSet(wanted), set())
         return owners
 
     def candidates(self, path: Path, *rows: tuple[int, int, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,11 @@ def work(task: Task) -> dict[str, int]:
     return {"bytes": task.number}
 
 
+def loaded(module: str) -> tuple[bool, int]:
+    time.sleep(0.1)
+    return module in sys.modules, os.getpid()
+
+
 def read_secret(path: str) -> str:
     return Path(path).read_text()
 
@@ -69,6 +75,37 @@ def test_results_come_in_the_order_of_tasks(tmp_path: Path, settings: EngineSett
     Path(io.target("part"), "calls").unlink()
     io.collect()
     assert {path.name: path.stat().st_size for path in (io.output / "part").iterdir()} == {f"shard-{n}": n for n in range(6)}
+
+
+def test_workers_that_are_expected_have_loaded_the_module_and_are_gone_at_the_end(tmp_path: Path) -> None:
+    io = make_io(tmp_path, LOCAL)
+    io.expect("this")
+    ids = io.map(loaded, ["this"] * 4, "asking")
+    assert all(found for found, _ in ids) and os.getpid() not in {process for _, process in ids}
+    io.engine.close()
+    io.engine.wait()
+    assert not any(Path(f"/proc/{process}").exists() for _, process in ids)
+    inline = make_io(tmp_path / "inline", EngineSettings())
+    inline.expect("no.such.module")  # nobody would load it before it is needed
+    assert inline.map(work, [Task(1, str(tmp_path))], "writing") == [{"bytes": 1}]
+
+
+def test_workers_that_were_expected_for_nothing_are_gone_at_the_end(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    io = make_io(tmp_path, LOCAL)
+    io.expect("json")
+    assert io.map(work, [], "writing") == []
+    io.expect("json")
+    io.engine.close()
+    io.engine.wait()
+    assert not recwarn.list
+
+
+def test_a_module_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    io = make_io(tmp_path, LOCAL)
+    io.expect("no.such.module")
+    with pytest.raises(ModuleNotFoundError, match="no"):
+        io.map(work, [Task(1, str(tmp_path))], "writing")
+    io.engine.close()
 
 
 def test_tasks_of_a_killed_worker_run_again(tmp_path: Path) -> None:

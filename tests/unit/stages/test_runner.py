@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -120,6 +121,8 @@ def test_output_manifest_and_record(project: Path) -> None:
     assert list(manifest["inputs"]) == ["data/absent", "data/before"]
     record = json.loads((project / "runs/demo/run.json").read_text(encoding="utf-8"))
     assert {"started", "wall_seconds", "cpu_seconds", "peak_rss_bytes", "host", "versions"} <= record.keys()
+    assert record["manifest_sha256"] == hashlib.sha256((output / "manifest.json").read_bytes()).hexdigest()
+    assert record["commit"] is None and "unfinished" not in record
     assert not (project / "data/.demo.partial").exists()
 
 

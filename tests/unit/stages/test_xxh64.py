@@ -35,3 +35,10 @@ def test_no_run_leaves_everything_as_it_was() -> None:
     hashes = np.full(3, 5, np.uint64)
     _xxh64.hash_runs(np.zeros(40, np.uint8), np.zeros(2, np.int64), 1, 0, _xxh64.lanes(), hashes)
     assert hashes.tolist() == [5, 5, 5]
+
+
+def test_many_runs_of_sixteen_bytes() -> None:
+    data = random.Random(9).randbytes(16 * 33)
+    hashes = np.zeros(33, np.uint64)
+    _xxh64.hash_sixteens(np.frombuffer(data, np.uint8), np.uint64(2**64 - 5), hashes)
+    assert hashes.tolist() == [xxhash.xxh64_intdigest(data[16 * at : 16 * at + 16], 2**64 - 5) for at in range(33)]
