@@ -7,10 +7,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from model.tokenizer import Tokenizer
-from stages._documents import read_documents
+from stages import _texts
+from stages._documents import opened, read_batches, read_documents
 from stages._manifest import canonical, write_atomic
 from stages._runner import StageError, StageIO
 from stages.instruct.choosing import Choice
@@ -29,9 +27,10 @@ def run(params: Params, io: StageIO) -> dict[str, Any]:
     """Write samples.parquet, documents.parquet and registry.json; return counts by data set."""
     templates = load_templates()
     tables = Tables(io.output)
-    mix = Mix(params, Tokenizer(io.input("data/tokenizer/tokenizer.model")), tables, io.settings.processes)
+    mix = Mix(params, _texts.load_tokenizer(str(io.input(_texts.MODEL))), tables, io.settings.processes)
     table = io.input("data/encode/train.documents.parquet")
-    labelled = Labelled(mix, tables, pq.read_metadata(table).num_rows, templates, io)
+    with opened(table) as encoded:
+        labelled = Labelled(mix, tables, encoded.metadata.num_rows, templates, io)
     _from_documents(params, io, mix, templates, table)
     labelled.run()
     tables.close()
@@ -97,8 +96,7 @@ def numbered(documents: Iterable[dict[str, Any]], table: Path) -> Iterator[tuple
     Raises:
         StageError: the table is of other documents.
     """
-    batches = pq.ParquetFile(table).iter_batches(columns=["doc_index", "doc_id"])
-    rows = (row for batch in batches for row in batch.to_pylist())
+    rows = (row for batch in read_batches(table, ["doc_index", "doc_id"]) for row in batch.to_pylist())
     for document, row in zip_longest(documents, rows):
         if document is None or row is None or document["doc_id"] != row["doc_id"]:
             raise StageError(

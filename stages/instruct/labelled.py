@@ -63,9 +63,9 @@ class Collection:
     def _rows(self) -> Iterator[tuple[str, dict[str, Any], tuple[str, str]]]:
         for file in self.files:
             for name, row in file.rows():
-                doc_id = f"{self.source}/{file.label}#{name}"
-                if not (self._stones and self._stones.names(doc_id, hashlib.sha256(canonical(row).encode()).hexdigest())):
-                    yield doc_id, row, (file.label, name)
+                doc_id, place = f"{self.source}/{file.label}#{name}", (file.label, name)
+                if not (self._stones and self._stones.names(doc_id, hashlib.sha256(_raw(row, place)).hexdigest())):
+                    yield doc_id, row, place
 
 
 class Labelled:
@@ -101,10 +101,10 @@ class Labelled:
             collection.choose()
             for choice, passed in zip(collection.choices, collection.passed, strict=True):
                 self._open(choice, passed, collection)
-            waiting: list[tuple[str, dict[str, Any], list[Pending]]] = []
+            waiting: list[tuple[str, bytes, list[Pending]]] = []
             rows = self._stage.track(collection.taken(), f"wording {collection.source}", unit="rows")
             for doc_id, row, place, takers in rows:
-                waiting.append((doc_id, row, [self._word(doc_id, row, place, *taker) for taker in takers]))
+                waiting.append((doc_id, _raw(row, place), [self._word(doc_id, row, place, *taker) for taker in takers]))
                 if len(waiting) == _CHUNK:
                     self._flush(waiting, collection)
                     waiting = []
@@ -178,7 +178,7 @@ class Labelled:
                 return template.name, plain(rendered[0], lead + rendered[1], self._params)
         return "", plain("", "", self._params)
 
-    def _flush(self, waiting: list[tuple[str, dict[str, Any], list[Pending]]], collection: Collection) -> None:
+    def _flush(self, waiting: list[tuple[str, bytes, list[Pending]]], collection: Collection) -> None:
         """Write rows: those that overlap with an evaluation set, and those that no template words, are counted alone."""
         overlapping = self._overlapping([pendings[0].texts for _, _, pendings in waiting])
         numbers: dict[str, int] = {}
@@ -200,9 +200,8 @@ class Labelled:
                 self._next += 1
                 writing += kept
         lengths = self._mix.write(writing, numbers)
-        for doc_id, row, pendings in waiting:
+        for doc_id, raw, pendings in waiting:
             if doc_id in numbers:
-                raw = canonical(row).encode()
                 dataset = pendings[0].choice.dataset
                 self._tables.add(
                     "documents",
@@ -222,6 +221,19 @@ class Labelled:
         found = self._evaluations.matches(texts)
         names = self._evaluations.names
         return [[name for index, name in enumerate(names) if found[index, row]] for row in range(len(texts))]
+
+
+def _raw(row: dict[str, Any], place: tuple[str, str]) -> bytes:
+    """A row as canonical JSON, of which its hash is made.
+
+    Raises:
+        StageError: it holds what JSON has no form for.
+    """
+    try:
+        return canonical(row).encode()
+    except (TypeError, ValueError) as error:
+        remedy = "make it text or a finite number, or leave the column out"
+        raise StageError(f"the row cannot be told as JSON: {error}", file=place[0], row=place[1], remedy=remedy) from error
 
 
 def wordings(dataset: Dataset, templates: Mapping[tuple[str, str], list[Template]], stage: StageIO) -> Wordings:

@@ -5,12 +5,14 @@ A row is a name inside its file and a mapping of fields. What a dictionary's row
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import io
 import json
+import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import has_magic
 from itertools import takewhile
@@ -66,9 +68,16 @@ class File:
             raise StageError(
                 f"not readable as {self.format}: {error}",
                 file=self.label,
-                row=read + 1,
+                row=error.args[1] if isinstance(error, _RowError) else read + 1,
                 remedy="correct the file, or `format` of the data set",
             ) from error
+
+
+class _RowError(ValueError):
+    """What is wrong with a row, and its number, which blank lines put off from those before it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def find(dataset: Dataset, stage: StageIO) -> list[File]:
@@ -163,26 +172,59 @@ def _format(name: str, stated: str | None, owner: str) -> str:
 
 def _jsonl(stream: IO[bytes]) -> Iterator[Row]:
     """One object a line, or one list of objects; rows are named by their numbers, from 1."""
-    lines = enumerate(io.TextIOWrapper(stream, encoding="utf-8-sig"), 1)
+    lines = enumerate(io.BufferedReader(stream), 1)  # type: ignore[type-var]
     for number, line in lines:
-        if not line.strip():
+        content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if not content.strip():
             continue
-        if number == 1 and line.lstrip().startswith("["):
-            rows = list(enumerate(json.loads(line + "".join(rest for _, rest in lines)), 1))
+        if number == 1 and content.lstrip().startswith(b"["):
+            rows = list(enumerate(_json(content + b"".join(rest for _, rest in lines)), 1))
         else:
-            rows = [(number, json.loads(line))]
+            try:
+                rows = [(number, _json(content))]
+            except ValueError as error:
+                raise _RowError(str(error), number) from error
         for place, row in rows:
             if not isinstance(row, dict):
                 raise ValueError(f"row {place} is no object: {str(row)[:80]!r}")
             yield str(place), row
 
 
+def _json(content: bytes) -> Any:
+    """What JSON says; NaN, by which some libraries write that a value is missing, is null.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON, or spells half a character: `\\ud83d` alone, of which no text can be made.
+    """
+    found = json.loads(content.decode(), parse_constant=lambda name: _without_nan(float(name)))
+    if b"\\u" in content:
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
+
+
 def _parquet(stream: IO[bytes]) -> Iterator[Row]:
     number = 0
     for batch in pq.ParquetFile(pa.PythonFile(stream, mode="r")).iter_batches(1024):
-        for row in batch.to_pylist():
+        for row in _rows(batch):
             number += 1
-            yield str(number), row
+            yield str(number), _without_nan(row)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterable[dict[str, Any]]:
+    """The rows of a batch; where one is no UTF-8, those before it first, so that the error stands at its row."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        return (row for place in range(len(batch)) for row in batch.slice(place, 1).to_pylist())
+
+
+def _without_nan(value: Any) -> Any:
+    """A value in which null stands for NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _wordnet(stream: IO[bytes]) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from stages.pack.kernel import BEYOND, LOST, SAMPLES, TARGETS, Rules
 from stages.pack.layout import Layout
 from stages.pack.params import Params
 from stages.pack.shard import Task, batch_rows, write_shard
-from stages.pack.sources import index_documents, index_instructions, lay_ring
+from stages.pack.sources import INSTRUCTIONS, TABLE, index_documents, index_instructions, lay_ring
 
 KINDS = {GMASK_KIND: "gmask", MASK_KIND: "mask", INSTRUCTION_KIND: "instruction"}
 
@@ -24,6 +24,8 @@ def build(params: Params, io: StageIO) -> dict[str, Any]:
     config = params.masking()
     rules = Rules.of(config)
     ring = lay_ring(io.shards("data/encode", "train-*.arrow"))
+    for name in (TABLE, INSTRUCTIONS):
+        io.input(name)  # or says that it is not there
     (table,), (samples,) = io.shards("data/encode", "train.documents.parquet"), io.shards("data/instruct", "samples.parquet")
     documents = index_documents(table, ring, io.work("documents"))
     instructions = index_instructions(samples, config.sequence_length // config.blocks, io.work("instructions.arrow"))

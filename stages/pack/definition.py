@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,11 @@ import pyarrow.parquet as pq
 from model import masking
 from model.masking import GMASK_KIND, Draws, Sample
 from model.tokenizer import SPECIAL
+from stages._errors import damaged
 from stages.pack.kernel import Rules
 from stages.pack.layout import Layout
 from stages.pack.params import Params
-from stages.pack.sources import Ring, lay_ring
+from stages.pack.sources import INSTRUCTIONS, TABLE, Ring, lay_ring
 
 Piece = tuple[int, int, int]  # doc_index, first token inside the document, tokens
 
@@ -76,8 +78,21 @@ class Source:
 
     @cached_property
     def _documents(self) -> pa.Table:
-        return pq.read_table(self.encode / "train.documents.parquet", columns=["offset", "length"])
+        return read_table(self.encode / Path(TABLE).name, TABLE, columns=["offset", "length"])
 
     @cached_property
     def _instructions(self) -> pa.Table:
-        return pq.read_table(self.instruct / "samples.parquet", columns=["prompt_ids", "target_ids", "doc_index"])
+        columns = ["prompt_ids", "target_ids", "doc_index"]
+        return read_table(self.instruct / Path(INSTRUCTIONS).name, INSTRUCTIONS, columns=columns)
+
+
+def read_table(file: Path, name: str, **how: Any) -> pa.Table:
+    """A Parquet table, read as `how` says; `name` is what messages call it.
+
+    Raises:
+        StageError: it is damaged or cut short.
+    """
+    try:
+        return pq.read_table(file, **how)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(error, name) from error

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 
 from ledger import LedgerError
@@ -18,11 +17,13 @@ from ledger.plan import DataPlan
 from model.masking import GMASK_KIND, INSTRUCTION_KIND, MASK_KIND, NO_TARGET, Sample
 from model.packed import Stored, targets_and_positions
 from model.tokenizer import PIECES, SPECIAL, Tokenizer
-from stages._errors import StageError
-from stages._packed import columns
+from stages._errors import StageError, damaged
+from stages._packed import columns, open_samples
 from stages._params import ParamsError, parse
-from stages.pack.definition import Piece, Source
+from stages._texts import MODEL, load_tokenizer
+from stages.pack.definition import Piece, Source, read_table
 from stages.pack.params import Params
+from stages.pack.sources import INSTRUCTIONS, TABLE
 
 KINDS = {GMASK_KIND: "[gMASK]", MASK_KIND: "[MASK]", INSTRUCTION_KIND: "instruction"}
 _BLANKS = (SPECIAL.mask, SPECIAL.gmask)
@@ -93,23 +94,25 @@ class Project:
         return int(rows[place])
 
     def stored(self, row: int) -> Row:
-        """What lies in data/pack."""
-        size = self.params.shard_samples
-        file = self._path(f"data/pack/samples-{row // size:05d}.arrow")
-        with pa.memory_map(str(file)) as source:
-            inside = row % size
-            reader = pa.ipc.open_file(source)
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                if inside < len(batch):
-                    break
-                inside -= len(batch)
-            else:
-                raise StageError(f"row {row} is not there", file=file, remedy="run `dvc repro --force pack`")
-            one = batch.slice(inside, 1)
-            stored = Stored(*(np.array(column) for column in columns(one)))
-            epoch = int(one["epoch"][0].as_py())
-        pieces = pq.read_table(self._path(f"data/pack/pieces-{row // size:05d}.parquet"), filters=[("sample", "=", row)])
+        """What lies in data/pack.
+
+        Raises:
+            StageError: a shard is absent, damaged, or ends before the row.
+        """
+        shard, inside = divmod(row, self.params.shard_samples)
+        name, pieces_name = f"data/pack/samples-{shard:05d}.arrow", f"data/pack/pieces-{shard:05d}.parquet"
+        reader = open_samples(self._path(name), name)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            if inside < len(batch):
+                break
+            inside -= len(batch)
+        else:
+            raise StageError(f"row {row} is not there", file=name, remedy="run `dvc repro --force pack`")
+        one = batch.slice(inside, 1)
+        stored = Stored(*(np.array(column) for column in columns(one)))
+        epoch = int(one["epoch"][0].as_py())
+        pieces = read_table(self._path(pieces_name), pieces_name, filters=[("sample", "=", row)])
         found = [(piece["doc_index"], piece["doc_offset"], piece["length"]) for piece in pieces.to_pylist()]
         targets, positions = targets_and_positions(stored)
         return Row(stored, targets[0], positions[0], epoch, found)
@@ -118,15 +121,24 @@ class Project:
         """The sample of a row made again, how it differs from the row (nothing, if all is well), and how it reads.
 
         Raises:
-            StageError: there is no such row.
+            StageError: there is no such row, or what it is made of is absent, damaged or of another build.
         """
+        for name in (TABLE, INSTRUCTIONS, MODEL):
+            self._path(name)
         layout = self.source.layout
+        if (layout.samples, layout.epochs) != (self.facts["samples_per_epoch"], self.facts["epochs"]):
+            raise StageError(
+                f"data/encode and data/instruct give {layout.samples} samples an epoch, data/pack has "
+                f"{self.facts['samples_per_epoch']}: they are of different builds, or token shards are absent",
+                file="data/pack/pack.json",
+                remedy="run `dvc repro` or `dvc checkout` in the project's folder",
+            )
         total = layout.samples * layout.epochs
         if not 0 <= row < total:
             raise StageError(f"there are samples 0 to {total - 1}, not {row}", file="data/pack")
         epoch, number = divmod(row, layout.samples)
         sample, pieces = self.source.sample(epoch, number)
-        tokenizer = Tokenizer(self._path("data/tokenizer/tokenizer.model"))
+        tokenizer = load_tokenizer(str(self._path(MODEL)))
         return {
             "row": row,
             "epoch": epoch,
@@ -142,8 +154,8 @@ class Project:
 
     def _documents(self, pieces: list[Piece]) -> list[dict[str, Any]]:
         columns = ["doc_id", "source", "licence"]
-        tables = ("data/encode/train.documents.parquet", "data/instruct/documents.parquet")
-        names = pa.concat_tables([pq.read_table(self._path(table), columns=columns) for table in tables])
+        tables = (TABLE, "data/instruct/documents.parquet")
+        names = pa.concat_tables([read_table(self._path(table), table, columns=columns) for table in tables])
         return [
             {**names.slice(index, 1).to_pylist()[0], "doc_offset": offset, "length": length} for index, offset, length in pieces
         ]
@@ -155,7 +167,10 @@ class Project:
         return path
 
     def _json(self, name: str) -> Any:
-        return json.loads(self._path(name).read_text(encoding="utf-8"))
+        try:
+            return json.loads(self._path(name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise damaged(error, name, "run `dvc repro --force pack`") from error
 
 
 def differences(sample: Sample, epoch: int, pieces: list[Piece], row: Row) -> list[str]:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from model.glm import Batch
 from model.packed import Stored, targets_and_positions
-from stages._packed import matrix
+from stages._packed import matrix, open_samples
 
 
 class PackedSamples:
@@ -23,11 +22,12 @@ class PackedSamples:
 
         Raises:
             FileNotFoundError: there is no shard.
+            StageError: one is damaged or cut short.
         """
         shards = sorted(folder.glob("samples-*.arrow"))
         if not shards:
             raise FileNotFoundError(f"{folder}: no samples-*.arrow")
-        readers = [pa.ipc.open_file(pa.memory_map(str(shard))) for shard in shards]
+        readers = [open_samples(shard, f"data/pack/{shard.name}") for shard in shards]
         batches = [reader.get_batch(index) for reader in readers for index in range(reader.num_record_batches)]
         self._columns = {name: [matrix(batch.column(name)) for batch in batches] for name in Stored._fields}
         self._first = np.cumsum([0, *(len(batch) for batch in batches)])
