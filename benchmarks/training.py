@@ -3,7 +3,7 @@
 Run in the environment of `make repro`, in a built project:  python benchmarks/training.py [--json] [--only SECTION ...]
     speed    tokens a second of the laptop profile, beside a bare loop of torch over the same model and a plain causal GPT
     memory   what the loss takes, beside the usual way that holds all logits: a process for each way, peak less start
-    plan     memory of laptop and 125m as `glm plan` foresees it, beside the resident peak of real steps (two minutes)
+    plan     memory of laptop and 125m as `glm plan` foresees it, beside the resident peak of real steps and saves
     gpu      MFU at 124M, 350M, 760M and 1.3B parameters, beside a compiled causal GPT of the same shape; says so without a GPU
 """
 

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 _CHUNK_LOGITS = 1 << 21  # 8 MB of FP32: the last-level cache
 _LEAST_ROWS = {"cpu": 128}  # the head is read from memory for each chunk: fewer rows would wait for it
 _LEAST_ROWS_ELSEWHERE = 1024  # to fill an accelerator
+_TAIL = 16  # the last chunk has a multiple of so many rows
 
 
 def chunk_rows(vocabulary: int, device: str) -> int:
@@ -23,26 +24,56 @@ def chunk_rows(vocabulary: int, device: str) -> int:
     return max(_LEAST_ROWS.get(device, _LEAST_ROWS_ELSEWHERE), _CHUNK_LOGITS // vocabulary)
 
 
-def _chunk(
-    hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor, gradients: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    """Losses of a few rows; writes their gradient into `gradients[0]` and adds the head's to `gradients[1]`.
+def _more(rows: int, step: int) -> int:
+    """Rows of no weight behind the last chunk: oneDNN compiles and keeps a kernel for every number of rows that it meets."""
+    tail = rows % step
+    return min(step, tail + -tail % _TAIL) - tail
 
-    A function of its own so that one chunk's logits are gone when the next one's come.
+
+def _padded(x: Tensor, more: int) -> Tensor:
+    """`x` with zeros behind its rows."""
+    return torch.cat([x, x.new_zeros(more, *x.shape[1:])]) if more else x
+
+
+class _Space:
+    """Room for what a chunk computes, taken once a loss: sizes that follow the number of targets would splinter a heap.
+
+    Attributes:
+        logits: [rows, V], in the type of the head.
+        scores: [rows, V], FP32; the same room where that is the head's type.
+        product: [V, D], one chunk's part of the head's gradient; None where that is added up in place.
     """
-    logits = (hidden @ weight.T).float()
-    target, peak = logits.gather(1, targets[:, None]), logits.amax(-1, keepdim=True)
-    exponentials = logits.sub_(peak).exp_()
+
+    def __init__(self, rows: int, weight: Tensor, wanted: bool) -> None:
+        self.logits = weight.new_empty(rows, len(weight))
+        same = weight.dtype == torch.float32
+        self.scores = self.logits if same else self.logits.new_empty(self.logits.shape, dtype=torch.float32)
+        self.product = torch.empty_like(weight) if wanted and not same else None
+
+
+def _chunk(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    row_weights: Tensor,
+    gradients: tuple[Tensor, Tensor] | None,
+    space: _Space,
+) -> Tensor:
+    """Losses of a few rows; writes their gradient into `gradients[0]` and adds the head's to `gradients[1]`."""
+    logits, scores = space.logits[: len(hidden)], space.scores[: len(hidden)]
+    scores.copy_(torch.mm(hidden, weight.T, out=logits))
+    target, peak = scores.gather(1, targets[:, None]), scores.amax(-1, keepdim=True)
+    exponentials = scores.sub_(peak).exp_()
     total = exponentials.sum(-1, keepdim=True)
     if gradients is not None:
         grad_hidden, grad_weight = gradients
         share = row_weights[:, None]
-        grad_logits = exponentials.mul_(share / total).scatter_add_(1, targets[:, None], -share).to(weight.dtype)
-        grad_hidden.copy_(grad_logits @ weight)
-        if weight.dtype == hidden.dtype == grad_weight.dtype:
+        grad_logits = logits.copy_(exponentials.mul_(share / total).scatter_add_(1, targets[:, None], -share))
+        torch.mm(grad_logits, weight, out=grad_hidden)
+        if space.product is None:
             grad_weight.addmm_(grad_logits.T, hidden)
         else:  # sums stay in FP32
-            grad_weight += grad_logits.T @ hidden
+            grad_weight += torch.mm(grad_logits.T, hidden, out=space.product)
     return (total.log() + peak - target).squeeze(1)
 
 
@@ -51,18 +82,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor, wanted: bool
     ) -> tuple[Tensor, Tensor]:
+        number, step = len(hidden), chunk_rows(len(weight), hidden.device.type)
+        # A row's weight times a small probability is 0 in FP16, and the loss scale comes later: keep the weights apart.
+        ctx.unit = row_weights.max() if hidden.dtype == torch.float16 and number else torch.ones((), device=hidden.device)
+        hidden, targets, relative = (_padded(x, _more(number, step)) for x in (hidden, targets, row_weights / ctx.unit))
         losses = torch.empty(len(hidden), device=hidden.device)
         ctx.gradients = None
         if wanted:
             ctx.gradients = torch.empty_like(hidden), torch.zeros(weight.shape, device=weight.device)
-        # A row's weight times a small probability is 0 in FP16, and the loss scale comes later: keep the weights apart.
-        ctx.unit = row_weights.max() if hidden.dtype == torch.float16 and len(hidden) else torch.ones((), device=hidden.device)
-        relative, step = row_weights / ctx.unit, chunk_rows(len(weight), hidden.device.type)
+        space = _Space(min(len(hidden), step), weight.detach(), wanted)
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
             gradients = ctx.gradients and (ctx.gradients[0][rows], ctx.gradients[1])
-            losses[rows] = _chunk(hidden[rows], weight, targets[rows], relative[rows], gradients)
-        ctx.dtype = weight.dtype
+            losses[rows] = _chunk(hidden[rows], weight, targets[rows], relative[rows], gradients, space)
+        ctx.dtype, ctx.rows, losses = weight.dtype, number, losses[:number]
         ctx.mark_non_differentiable(losses)
         return torch.dot(losses, row_weights), losses
 
@@ -74,7 +107,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.gradients
         ctx.gradients = None  # handed over, not copied: the head's is as large as the head
         scale = grads[0] * ctx.unit
-        return grad_hidden.mul_(scale), grad_weight.mul_(scale).to(ctx.dtype), None, None, None
+        return grad_hidden[: ctx.rows].mul_(scale), grad_weight.mul_(scale).to(ctx.dtype), None, None, None
 
 
 def weighted_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:

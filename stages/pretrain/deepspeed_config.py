@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from model.planning.memory import REDUCE_BUCKET
 from stages.pretrain.settings import Params
 
 
-def deepspeed_config(params: Params) -> dict[str, Any]:
-    """DeepSpeed's settings. ZeRO-0 is never used: its BF16 path is another optimizer, with visibly other losses."""
-    zero: dict[str, Any] = {"stage": params.zero_stage}
+def deepspeed_config(params: Params, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's settings, on a rank of so many parameters.
+
+    ZeRO-0 is never used: its BF16 path is another optimizer, with visibly other losses.
+    """
+    zero: dict[str, Any] = {"stage": params.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET, parameters)}
     if params.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = 10 * params.model.hidden  # biases and LayerNorms stay whole
     return {

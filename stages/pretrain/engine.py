@@ -25,6 +25,7 @@ from model.parallel.collectives import TensorGroup
 from model.parallel.parallelize import checkpoint_blocks, fill, stage_model, tensor_group
 from model.parallel.plan import PlanError, check_config, stage_of
 from stages.pretrain.attention import check_attention
+from stages.pretrain.compilation import check_compile, compile_blocks
 from stages.pretrain.deepspeed_config import deepspeed_config
 from stages.pretrain.gradients import GradientWatch
 from stages.pretrain.settings import Params
@@ -112,6 +113,7 @@ class Engine:
     def __init__(self, config: ModelConfig, params: Params, rank: int) -> None:
         check_config(params.plan, config)
         check_machine(params.precision)
+        check_compile(params)
         self.attention = check_attention(config, params)
         self.plan, self.place, self._params = params.plan, params.plan.place(rank), params
         self.model = self._model(config, rank)
@@ -123,6 +125,8 @@ class Engine:
     def _model(self, config: ModelConfig, rank: int) -> GLM:
         model = GLM(config)
         initialise(model, self._params.seed)
+        if self._params.compile:
+            compile_blocks(model)
         if self.plan.activation_checkpointing:
             checkpoint_blocks(model)
         return model
@@ -142,9 +146,12 @@ class Engine:
         if self.plan.zero_stage == 3:  # the head's matrix is used outside of its own module
             table = self.model.word_embeddings if self.model.config.tied_embeddings else self.model.head
             deepspeed.zero.register_external_parameter(self.model, table.weight)
+        config = deepspeed_config(self._params, sum(parameter.numel() for parameter in self.model.parameters()))
         engine, optimizer, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=deepspeed_config(self._params), dist_init_required=False
+            model=module, optimizer=optimizer, config=config, dist_init_required=False
         )
+        if self.plan.data == 1 and hasattr(optimizer, "average_tensor"):
+            optimizer.average_tensor = _leave  # the mean of one replica: DeepSpeed would send it around all the same
         return engine, optimizer
 
     def set_embedding_gradient_shrink(self, alpha: float) -> None:
@@ -217,12 +224,15 @@ class Engine:
         ]
         return mine[self.place.data :: self.plan.data]
 
-    def shards(self, quantity: str = "master", wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    def shards(
+        self, quantity: str = "master", wanted: Collection[str] | None = None, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
         """What this rank's model has of a quantity, FP32 by parameter name, whatever ZeRO spread; a collective call.
 
         Args:
             quantity: one of `QUANTITIES`; moments exist from the first step on.
             wanted: names of the parameters to keep, or all.
+            device: where the copies go, or None for where the model is.
 
         Returns:
             Parts of matrices and of the model, as `model.parallel.split` and `model.parallel.plan` cut them.
@@ -237,7 +247,7 @@ class Engine:
         for name, parameter in self.model.named_parameters():
             full = read(parameter)  # on every rank, whoever keeps it
             if wanted is None or name in wanted:
-                kept[name] = full.clone()
+                kept[name] = full.to(device or full.device, copy=True)
         return kept
 
     def whole(self, quantity: str = "master") -> dict[str, Tensor]:
@@ -360,6 +370,10 @@ def _set_full(parameter: nn.Parameter, quantity: str, value: Tensor, rank: int) 
         utils.safe_set_local_fp32_param(parameter, share)
     else:
         utils.safe_set_local_optimizer_state(parameter, share, quantity)
+
+
+def _leave(tensor: Tensor, dtype: torch.dtype) -> None:
+    """DeepSpeed's `average_tensor` where there is nothing to average."""
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:

@@ -25,7 +25,7 @@ from stages.pretrain.settings import Params
 from stages.pretrain.state import TrainingState, only_writer
 
 _FREE = frozenset({
-    "resume_from", "steps", "checkpoint_every", "save_every", "validation", "attention", "threads", "micro_batch",
+    "resume_from", "steps", "checkpoint_every", "save_every", "validation", "attention", "compile", "threads", "micro_batch",
     "data_parallel", "tensor_parallel", "pipeline_parallel", "zero_stage", "activation_checkpointing", "shard_bytes",
 })  # fmt: skip
 _OWN = ("lock", "rendezvous", "torch_extensions")  # of one process group; not taken over

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from stages._runner import StageError
-from stages.pretrain.plan import Profile, layout_of, memory_of, savings
+from stages.pretrain.fitting import savings
+from stages.pretrain.profile import Profile, layout_of, memory_of
 
 if TYPE_CHECKING:
     from stages.pretrain.trainer import Job
@@ -47,9 +48,10 @@ def _sentence(error: BaseException, rank: int, job: Job) -> StageError:
     parts = ", ".join(f"{name.replace('_', ' ')} {_gb(size)}" for name, size in stage.parts().items() if size)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     knobs = "; or ".join(f"pretrain.{change} ({_gb(total)})" for change, total in savings(profile, device))
+    together = "" if stage.keeps else ", which never all stand together"
     return StageError(
-        f"rank {rank} of {params.plan.world} is out of memory ({first}). The plan foresees {_gb(stage.total)} for it; parts, "
-        f"which never all stand together: {parts}",
+        f"rank {rank} of {params.plan.world} is out of memory ({first}). The plan foresees {_gb(stage.total)} for it; "
+        f"parts{together}: {parts}",
         remedy=f"set {knobs or 'nothing: it is as small as it gets; take a larger machine'}; behind each is what the plan then "
         f"foresees. With pretrain.resume_from: {job.scratch.name} it goes on from the newest state, if there is one",
     )

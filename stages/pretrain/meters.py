@@ -29,6 +29,7 @@ from stages._runner import StageError
 
 PARTS = ("data", "forward_backward", "optimizer", "checkpoint")
 TRACE_STEPS = "GLM_TRACE_STEPS"
+_SECONDS = 1.0  # between two writes of the newest values: some file systems flush a file that takes another's place
 
 
 class Stopwatch:
@@ -107,6 +108,11 @@ class Meters:
             self._log.add(number, values)
         return values
 
+    def close(self) -> None:
+        """Write down what is newest."""
+        if self._log is not None:
+            self._log.put()
+
     def _speed(self, samples: int, seconds: float) -> dict[str, float]:
         """Samples, tokens (positions, as the published run counts them) and FLOPs a second, checkpoints left out."""
         tokens, gpus = samples * self._config.max_sequence, self._plan.world
@@ -145,11 +151,13 @@ class History:
     def __init__(self, folder: Path, finished: int) -> None:
         self._newest, self._plots = folder / "metrics.json", folder / "plots" / "metrics"
         self._files: dict[str, TextIO] = {}
+        self._values: dict[str, Any] = {}
+        self._written = 0.0
         for file in sorted(self._plots.glob("**/*.tsv")):
             write_atomic(file, _rows_until(file, finished))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one step to each history, and put the newest values into `metrics.json`."""
+        """Append one step to each history; `metrics.json` follows at the latest with the next one after a second."""
         newest: dict[str, Any] = {"step": step}
         for name, value in values.items():
             file = self._files.get(name) or self._open(name)
@@ -160,8 +168,15 @@ class History:
             for group in groups:
                 inner = inner.setdefault(group, {})
             inner[leaf] = value
-        partial = self._newest.with_name(".metrics.json.partial")  # no fsync: these may be lost with the machine
-        partial.write_text(json.dumps(newest, indent=4) + "\n", encoding="utf-8")
+        self._values = newest
+        if time.monotonic() - self._written > _SECONDS:
+            self.put()
+
+    def put(self) -> None:
+        """Write the newest values; no fsync: these may be lost with the machine."""
+        self._written = time.monotonic()
+        partial = self._newest.with_name(".metrics.json.partial")
+        partial.write_text(json.dumps(self._values, indent=4) + "\n", encoding="utf-8")
         partial.replace(self._newest)
 
     def _open(self, name: str) -> TextIO:

@@ -5,9 +5,7 @@ Everything is arithmetic over a parameter file (model/planning); nothing is buil
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,178 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from model.config import ModelConfig
-from model.parallel.plan import ParallelPlan
 from model.planning import flops, inference
-from model.planning.cluster import ACCELERATORS, Cluster
-from model.planning.layout import Layout, layers_per_stage
-from model.planning.memory import Attention, StageMemory, stage_memory
+from model.planning.cluster import ACCELERATORS, GIB, Cluster
+from model.planning.layout import layers_per_stage
+from model.planning.memory import StageMemory
 from model.planning.schedule import Schedule, schedule
-from stages._params import ParamsError, load_file, load_section
-from stages.pretrain.settings import Params
+from stages._params import ParamsError
+from stages.pretrain.fitting import knobs, smallest_layout, written
+from stages.pretrain.profile import Profile, memory_of, on_cluster, read_profile
 
 HFU_OF_THE_PUBLISHED_RUN = 0.43  # facts 4.3
 USABLE = 0.95  # of a GPU's memory; the rest goes to fragments between blocks of different sizes
-_EXPLICIT_LENGTH = 512  # as in model/attention.py
 
 app = typer.Typer(help="Memory, time and cost of a training, and where it can run afterwards.")
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a parameter file says of a training.
-
-    Attributes:
-        name: of the file.
-        config: the model, with its vocabulary padded as the tokenizer stage pads it.
-        layout: how it is spread.
-        batches: number of steps of each batch size.
-        precision: of weights and arithmetic.
-        attention: the backend that is asked for.
-    """
-
-    name: str
-    config: ModelConfig
-    layout: Layout
-    batches: dict[int, int]
-    precision: str
-    attention: str = "auto"
-
-
-def read_profile(file: Path) -> Profile:
-    """The training of a parameter file.
-
-    Raises:
-        ParamsError: a section does not fit its stage.
-        OSError: no such file.
-    """
-    params, other = load_section(Params, file, "pretrain"), load_file(file)
-    tokenizer = other["tokenizer"]
-    multiple = tokenizer["pad_multiple"] * tokenizer.get("tensor_parallel", 1)
-    vocabulary = -(-tokenizer["vocab_size"] // multiple) * multiple
-    bounds = params.ramp().boundaries(params.steps)
-    plan = params.plan
-    return Profile(
-        name="laptop" if file.name == "params.yaml" else file.stem,
-        config=params.model.with_data(vocabulary, other["pack"]["sequence_length"]),
-        layout=layout_of(plan, params.micro_batch),
-        batches=dict(sorted(Counter((bounds[1:] - bounds[:-1]).tolist()).items())),
-        precision=params.precision,
-        attention=params.attention,
-    )
-
-
-def layout_of(plan: ParallelPlan, micro_batch: int) -> Layout:
-    """A plan of processes, as the arithmetic of memory and time takes it."""
-    return Layout(plan.tensor, plan.pipeline, plan.data, micro_batch, plan.zero_stage, plan.activation_checkpointing)
-
-
-def on_cluster(profile: Profile, cluster: Cluster) -> Profile:
-    """The profile with as many replicas as the cluster holds.
-
-    Raises:
-        ValueError: it cannot be cut so; says what to change.
-    """
-    layout = profile.layout
-    group = layout.tensor * layout.pipeline
-    if cluster.gpus % group:
-        raise ValueError(
-            f"{cluster.gpus} GPUs do not divide by tensor_parallel x pipeline_parallel = {group}: set these, or take a "
-            f"multiple of {group} GPUs"
-        )
-    replicas = cluster.gpus // group
-    odd = [batch for batch in profile.batches if batch % (replicas * layout.micro_batch)]
-    if odd:
-        raise ValueError(
-            f"a batch of {odd[0]} does not divide by {replicas} replicas x micro_batch {layout.micro_batch}: the profile is "
-            f"for {layout.data} replicas, {layout.gpus} GPUs; change the cluster, or batch_start, batch_increment and batch_end"
-        )
-    return dataclasses.replace(profile, layout=dataclasses.replace(layout, data=replicas))
-
-
-def memory_of(profile: Profile, device: str, target_share: float = 1.0) -> list[StageMemory]:
-    """Memory of each stage at the full batch; on a CPU with what its attention keeps there."""
-    attention, asked = Attention(), profile.attention
-    if asked == "explicit" or (asked == "auto" and device == "cpu" and profile.config.max_sequence <= _EXPLICIT_LENGTH):
-        attention = Attention(scores=True)
-    elif device == "cpu":
-        attention = Attention(mask_share=target_share)
-    return stage_memory(
-        profile.config,
-        profile.layout,
-        max(profile.batches),
-        profile.precision,
-        device=device,
-        attention=attention,
-        target_share=target_share,
-    )
-
-
-def knobs(profile: Profile, room: float) -> list[str]:
-    """Changes to `pretrain`, each enough alone, that make every stage fit into `room` bytes; the gentlest first.
-
-    Where no single setting is enough, computing activations again goes with each.
-    """
-    layout = profile.layout
-    tries: list[dict[str, Any]] = [{"micro_batch": size} for size in _halves(layout.micro_batch)]
-    tries += [{"activation_checkpointing": True}] if not layout.checkpointing else []
-    if layout.pipeline == layout.tensor == 1:
-        tries += [{"zero_stage": stage} for stage in (2, 3) if stage > layout.zero_stage]
-    for name, size in (("tensor_parallel", layout.tensor), ("pipeline_parallel", layout.pipeline)):
-        tries += [{name: size * more, "data_parallel": layout.data // more} for more in (2, 4, 8) if layout.data % more == 0]
-    found = [change for change in tries if _fits(profile, change, room)]
-    if not found and not layout.checkpointing:
-        both = [change | {"activation_checkpointing": True} for change in tries]
-        found = [change for change in both if _fits(profile, change, room)]
-    return [_written(change) for change in found]
-
-
-def savings(profile: Profile, device: str) -> list[tuple[str, int]]:
-    """The gentlest changes to `pretrain` that need less memory, and bytes of the fullest stage with each; the best last."""
-    layout = profile.layout
-    tries: list[dict[str, Any]] = [{"micro_batch": size} for size in _halves(layout.micro_batch)[:2]]
-    if not layout.checkpointing:
-        tries += [change | {"activation_checkpointing": True} for change in ({}, *tries[-1:])]
-    tries += [{"zero_stage": 2}, {"zero_stage": 3}] if layout.data > 1 and layout.pipeline == layout.tensor == 1 else []
-    now, found = _fullest(profile, {}, device), []
-    for change in tries:
-        total = _fullest(profile, change, device)
-        if total < now:
-            found.append((_written(change), total))
-    return sorted(found, key=lambda saving: -saving[1])
-
-
-def _fullest(profile: Profile, change: dict[str, Any], device: str) -> int:
-    layout = dataclasses.replace(profile.layout, **{_FIELDS[name]: value for name, value in change.items()})
-    return max(stage.total for stage in memory_of(dataclasses.replace(profile, layout=layout), device))
-
-
-def _written(change: dict[str, Any]) -> str:
-    return ", ".join(f"{name}: {json.dumps(value)}" for name, value in change.items())
-
-
-def _halves(size: int) -> list[int]:
-    sizes = []
-    while size > 1:
-        size //= 2
-        sizes.append(size)
-    return sizes
-
-
-_FIELDS = {
-    "micro_batch": "micro_batch",
-    "activation_checkpointing": "checkpointing",
-    "zero_stage": "zero_stage",
-    "tensor_parallel": "tensor",
-    "pipeline_parallel": "pipeline",
-    "data_parallel": "data",
-}
-
-
-def _fits(profile: Profile, change: dict[str, Any], room: float) -> bool:
-    try:
-        return _fullest(profile, change, "cuda") <= room
-    except ValueError:  # sizes that do not divide are no way out
-        return False
 
 
 @dataclass(frozen=True)
@@ -199,6 +38,7 @@ class Plan:
     time: Schedule | None
     price_per_gpu_hour: float | None
     knobs: list[str]
+    proposal: str | None
 
     @property
     def fits(self) -> bool | None:
@@ -227,6 +67,7 @@ class Plan:
         if self.cluster is not None:
             gpu = self.cluster.accelerator
             found |= {"cluster": asdict(self.cluster), "gpu_memory": gpu.memory, "fits": self.fits, "knobs": self.knobs}
+            found["proposal"] = self.proposal
         if self.time is not None:
             found["time"] = asdict(self.time)
             if self.cluster is not None:
@@ -266,9 +107,14 @@ def make_plan(
     cpu = cluster is None and profile.layout.gpus == 1
     stages = memory_of(profile, "cpu" if cpu else "cuda")
     time = None if achieved is None else schedule(profile.config, profile.layout, profile.batches, achieved)
-    room = USABLE * cluster.accelerator.memory if cluster is not None else 0.0
-    full = cluster is not None and max(stage.total for stage in stages) > room
-    return Plan(profile, cluster, stages, time, price, knobs(profile, room) if full else [])
+    if cluster is None:
+        return Plan(profile, cluster, stages, time, price, [], None)
+    room = USABLE * cluster.accelerator.memory
+    if max(stage.total for stage in stages) <= room:
+        return Plan(profile, cluster, stages, time, price, [], None)
+    found = smallest_layout(profile, cluster, room)
+    proposal = None if found is None else f"{written(found[0])} ({found[1] / GIB:.1f} GiB)"
+    return Plan(profile, cluster, stages, time, price, knobs(profile, room), proposal)
 
 
 def set_ups(config: ModelConfig) -> dict[str, dict[str, int | None]]:

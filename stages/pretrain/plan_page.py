@@ -64,7 +64,10 @@ def _memory(plan: Plan) -> Table:
     layout = plan.profile.layout
     counts = layers_per_stage(plan.profile.config.layers, layout.pipeline)
     names = [name for name in plan.stages[0].parts() if any(stage.parts()[name] for stage in plan.stages)]
-    table = Table(title="GiB on one GPU of each stage; total is the fuller of end of forward and update", title_justify="left")
+    title = "GiB on one GPU of each stage; total is the fuller of end of forward and update"
+    if plan.stages[0].keeps:
+        title = "GiB of the process: both of end of forward and update, for it keeps freed pages"
+    table = Table(title=title, title_justify="left")
     table.add_column("stage")
     for name in ("layers", *names, "total"):
         table.add_column(name.replace("_", " "), justify="right")
@@ -87,6 +90,8 @@ def _verdict(plan: Plan) -> list[str]:
         if plan.knobs:
             way = f"each of these alone would do, under pretrain: {'; '.join(plan.knobs)}"
         lines = [f"DOES NOT FIT: {most:.1f} GiB, {gpu.name} has {gpu.memory_gib}, of which {USABLE:.0%} count; {way}"]
+        proposal = f"set {plan.proposal}, under pretrain" if plan.proposal else "none on this cluster: take more or larger GPUs"
+        lines.append(f"the smallest layout that fits: {proposal}")
     if layout.tensor > plan.cluster.gpus_per_node:
         lines.append(
             f"tensor_parallel {layout.tensor} leaves the node of {plan.cluster.gpus_per_node} GPUs: its network is slow"

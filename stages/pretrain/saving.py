@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from model.checkpoint import publish, write_checkpoint
@@ -91,9 +92,10 @@ class Saver:
         self.wait()
         mine, staged = self._engine.stored(), self._engine.plan.staged
         whole = checkpoint is not None and not staged and self._rank == 0
-        masters = self._engine.shards("master", None if whole else mine)
+        host = torch.device("cpu")  # a GPU has no room for a second optimizer
+        masters = self._engine.shards("master", None if whole else mine, host)
         copies = {"master": {name: masters[name] for name in mine}}
-        copies |= {quantity: self._engine.shards(quantity, mine) for quantity in QUANTITIES[1:]}
+        copies |= {quantity: self._engine.shards(quantity, mine, host) for quantity in QUANTITIES[1:]}
         facts = {"training": self._target.training, **self._engine.counters()}
 
         def write() -> None:

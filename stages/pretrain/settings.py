@@ -128,6 +128,7 @@ class Params:
     activation_checkpointing: bool = False
     fp32_gradient_sums: bool = False
     attention: Annotated[str, OneOf(*ATTENTION)] = "auto"
+    compile: bool = False
     embedding_gradient_shrink_ramp: ShrinkRamp | None = None
     validation: Validation | None = None
     stability: Stability | None = None

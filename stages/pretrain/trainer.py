@@ -105,6 +105,7 @@ class Trainer:
             self.saver.close(failed=True)
             raise
         self.tracer.close()
+        self.meters.close()
         self.saver.close(failed=False)
 
     def _branch(self) -> bool:

@@ -14,6 +14,7 @@ from benchmarks._training_peers import CausalGPT, of_equal_size
 from benchmarks.training import SECTIONS, TrainingBench, measure
 from model.config import ModelConfig
 from model.planning.flops import parameters
+from model.planning.memory import head_memory
 from tests.support.training import training_project
 
 
@@ -28,6 +29,13 @@ def test_memory_is_measured_in_fresh_processes_and_all_ways_agree() -> None:
     assert plain.ours < 0.5 * logits
     assert torch_chunked.ours == plain.ours
     assert (plain.target, plain.verdict) == (None, ""), "the target holds for the published vocabulary alone"
+
+
+def test_the_loss_takes_what_the_plan_says() -> None:
+    case = Case(positions=512, width=512, vocabulary=150_528)
+    config = ModelConfig(layers=1, hidden=case.width, heads=8, ffn=64, vocabulary=case.vocabulary, max_sequence=case.positions)
+    planned = sum(head_memory(config, case.positions, 4, 1, "cpu"))
+    assert _loss_memory.in_process("ours", case, 1).peak_bytes == pytest.approx(planned, rel=_training_plan.TARGET)
 
 
 def test_ways_that_disagree_stop_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,25 +58,25 @@ def test_a_way_that_fails_is_named() -> None:
         _loss_memory.in_process("none", Case(1, 1, 1), 1)
 
 
-def test_the_plan_is_measured_beside_real_steps() -> None:
+@pytest.mark.parametrize("small", [{"layers": 1, "hidden": 64, "heads": 1, "ffn": 128}, {}], ids=["tiny", "laptop"])
+def test_the_plan_is_what_real_steps_and_saves_take(small: dict[str, int]) -> None:
     """At next to no size the process itself is all there is, which the plan knows to 10 % too."""
-    small = {"layers": 1, "hidden": 64, "heads": 1, "ffn": 128}
-    case = {"file": "params.yaml", "micro_batch": 1, "micro_batches": 2, "dropout": 0.0, "model": small}
-    planned = _training_plan.in_process(case, 1, returned=True)
-    assert planned["started"] < planned["peak"]
-    assert planned["planned"] == pytest.approx(planned["peak"], rel=_training_plan.TARGET)
+    case = _training_plan.CASES["laptop"] | {"model": small}
+    found = _training_plan.in_process(case, 1)
+    assert found["started"] < found["peak"]
+    assert found["planned"] == pytest.approx(found["peak"], rel=_training_plan.TARGET)
 
 
 def test_a_plan_that_is_off_misses_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
     for planned, verdict in ((109, "met"), (89, "MISSED"), (111, "MISSED")):
         spent = {"planned": planned, "peak": 100, "started": 40}
-        monkeypatch.setattr(_training_plan, "in_process", lambda *case, returned, spent=spent: spent)
-        assert [row.verdict for row in measure(TrainingBench(1, lambda message: None), ["plan"])][1::3] == [verdict] * 2
+        monkeypatch.setattr(_training_plan, "in_process", lambda *case, spent=spent: spent)
+        assert [row.verdict for row in measure(TrainingBench(1, lambda message: None), ["plan"])][1::2] == [verdict] * 2
 
 
 def test_a_case_that_fails_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"absent\.yaml failed \(1\)"):
-        _training_plan.in_process({"file": "absent.yaml", "micro_batch": 1, "micro_batches": 1}, 1, returned=True)
+        _training_plan.in_process({"file": "absent.yaml", "micro_batch": 1, "micro_batches": 1}, 1)
 
 
 def _quiet(message: str) -> None:

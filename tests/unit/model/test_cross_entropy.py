@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.config import ModelConfig
-from model.cross_entropy import chunk_rows, weighted_cross_entropy
+from model.cross_entropy import _more, chunk_rows, weighted_cross_entropy
 from model.glm import GLM, Batch, initialise
 
 
@@ -129,3 +129,30 @@ def test_logits_never_exist_whole() -> None:
 )
 def test_chunks_fit_the_cache_but_are_never_too_thin_for_the_device(vocabulary: int, device: str, rows: int) -> None:
     assert chunk_rows(vocabulary, device) == rows
+
+
+def test_products_come_in_few_sizes_whatever_the_number_of_targets() -> None:
+    """A library that compiles a kernel for each number of rows, and keeps it, would otherwise grow with every step."""
+    step = chunk_rows(12_032, "cpu")
+    sizes = {(rows + _more(rows, step)) % step or step for rows in range(1, 2_049)}
+    assert sizes == {*range(16, step, 16), step}
+    assert all(_more(rows, step) < 16 for rows in range(2_049))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_behind_the_last_target_change_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, targets, rows = inputs(361, 192, 12_032)  # 174 rows a chunk: two chunks, then 13 rows
+
+    def found() -> list[Tensor]:
+        mine = [x.detach().to(dtype).requires_grad_() for x in (hidden, weight)]
+        total, losses = weighted_cross_entropy(*mine, targets, rows)
+        total.backward()
+        return [total, losses, *(x.grad for x in mine if x.grad is not None)]
+
+    padded = found()
+    monkeypatch.setattr("model.cross_entropy._more", lambda rows, step: 0)
+    assert [tensor.shape for tensor in padded] == [(), (361,), (361, 192), (12_032, 192)]
+    for one, other in zip(padded, found(), strict=True):
+        torch.testing.assert_close(
+            one, other, rtol=1e-6 if dtype == torch.float32 else 0, atol=1e-7 if dtype == torch.float32 else 0
+        )

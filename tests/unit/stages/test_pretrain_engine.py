@@ -55,12 +55,12 @@ def test_fp16_is_refused_where_the_machine_does_not_compute_in_it(monkeypatch: p
 
 
 def test_every_default_that_changed_between_releases_is_written_out() -> None:
-    config = deepspeed_config(params(0.5, zero_stage=2, precision="bf16"))
+    config = deepspeed_config(params(0.5, zero_stage=2, precision="bf16"), 4_000_000)
     assert config["gradient_clipping"] == 0.5
-    assert config["zero_optimization"] == {"stage": 2}
+    assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 4_000_000}
     assert config["bf16"]["enabled"] and not config["fp16"]["enabled"]
     assert config["pipeline"] == {"use_reentrant": False, "activation_checkpoint_interval": 0}
-    scale = deepspeed_config(params(0.5, precision="fp16"))["fp16"]
+    scale = deepspeed_config(params(0.5, precision="fp16"), 10**12)["fp16"]
     assert (scale["enabled"], 2 ** scale["initial_scale_power"], scale["loss_scale_window"]) == (True, 65_536, 200)
 
 

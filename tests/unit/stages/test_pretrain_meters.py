@@ -118,6 +118,8 @@ def test_histories_have_the_layout_that_dvc_draws(tmp_path: Path) -> None:
     log = History(tmp_path, 0)
     for step in (1, 2, 3):
         log.add(step, {"mfu": step / 10, "seconds/data": 0.5})
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 1, "the next one is a second away"
+    log.put()
     assert (tmp_path / "plots/metrics/mfu.tsv").read_text() == "step\tmfu\n1\t0.1\n2\t0.2\n3\t0.3\n"
     assert (tmp_path / "plots/metrics/seconds/data.tsv").read_text().startswith("step\tdata\n1\t0.5\n")
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"step": 3, "mfu": 0.3, "seconds": {"data": 0.5}}

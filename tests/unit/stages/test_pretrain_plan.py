@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from model.planning.cluster import Cluster
-from stages.pretrain.plan import app, make_plan, read_profile
+from model.planning.layout import Layout
+from stages.pretrain.plan import app, make_plan
+from stages.pretrain.profile import Profile, read_profile
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED_CLUSTER = "96x8xA100-40G"
@@ -54,11 +58,14 @@ def test_the_130b_plan_is_the_published_run() -> None:
 
 
 def test_every_profile_has_a_plan() -> None:
-    for name, cluster in {"125m": "1x1xH100-80G", "1b": "1x8xH100-80G", "10b": "8x8xH100-80G"}.items():
+    """One that fits the cluster which the file names."""
+    for name, cluster in {"125m": "1x1xA100-40G", "1b": "1x8xA100-40G", "10b": "8x8xA100-40G"}.items():
         profile = read_profile(ROOT / "profiles" / f"{name}.yaml")
         plan = make_plan(profile, Cluster.parse(cluster))
         assert plan.profile.layout == profile.layout, "the profile is made for this many GPUs"
         assert plan.time is not None
+        assert plan.fits
+        assert plan.proposal is None
 
 
 def test_the_laptop_is_planned_without_a_cluster() -> None:
@@ -76,15 +83,55 @@ def test_smaller_batches_wait_longer_in_the_pipeline() -> None:
     assert 1.0 < plan.time.days / without < 1.05
 
 
-def test_what_does_not_fit_says_which_settings_would() -> None:
-    found = told("--profile", "10b", "--cluster", "8x8xA100-80G", status=1)
-    assert found["fits"] is False
-    assert "activation_checkpointing: true" in found["knobs"]
+def copies_alone() -> Profile:
+    """10b with nothing but data parallelism, which no GPU holds."""
     profile = read_profile(ROOT / "profiles/10b.yaml")
-    tight = make_plan(profile, Cluster.parse("8x8xA100-40G"))
+    return dataclasses.replace(profile, layout=Layout(1, 1, 64, 2, checkpointing=False))
+
+
+def test_what_does_not_fit_says_which_settings_would() -> None:
+    plan = make_plan(copies_alone(), Cluster.parse("8x8xA100-80G"))
+    assert plan.fits is False
+    assert "activation_checkpointing: true" in plan.knobs
+    tight = make_plan(copies_alone(), Cluster.parse("8x8xA100-40G"))
     assert tight.fits is False
-    assert tight.knobs
-    assert all("activation_checkpointing: true" in knob for knob in tight.knobs), "no single setting is enough on 40 GiB"
+    assert "micro_batch: 1" not in tight.knobs
+
+
+@pytest.mark.parametrize(
+    ("cluster", "settings"),
+    [
+        ("8x8xA100-80G", {"tensor_parallel": 1, "zero_stage": 1, "activation_checkpointing": False, "micro_batch": 1}),
+        ("8x8xA100-40G", {"tensor_parallel": 1, "zero_stage": 2, "activation_checkpointing": True}),
+        ("8x8xV100-32G", {"tensor_parallel": 1, "zero_stage": 2, "activation_checkpointing": True, "micro_batch": 2}),
+        ("8x8xT4-16G", {"tensor_parallel": 1, "data_parallel": 64, "zero_stage": 3, "activation_checkpointing": True}),
+    ],
+)
+def test_the_smallest_layout_that_fits_is_proposed_and_does(cluster: str, settings: dict[str, Any]) -> None:
+    there = Cluster.parse(cluster)
+    plan = make_plan(copies_alone(), there)
+    assert plan.proposal is not None
+    changes = yaml.safe_load("{" + plan.proposal.partition(" (")[0] + "}")
+    assert changes.items() >= settings.items(), plan.proposal
+    layout = Layout(
+        changes["tensor_parallel"], changes["pipeline_parallel"], changes["data_parallel"], changes["micro_batch"],
+        changes["zero_stage"], changes["activation_checkpointing"],
+    )  # fmt: skip
+    assert layout.gpus == there.gpus
+    assert make_plan(dataclasses.replace(plan.profile, layout=layout), there).fits
+
+
+def test_where_a_model_has_to_be_cut_its_parts_stay_within_a_node() -> None:
+    profile = read_profile(ROOT / "profiles/130b.yaml")
+    kept = dataclasses.replace(profile, layout=dataclasses.replace(profile.layout, checkpointing=False))
+    plan = make_plan(kept, Cluster.parse(PUBLISHED_CLUSTER))
+    assert (plan.proposal or "").startswith("tensor_parallel: 8, pipeline_parallel: 4, data_parallel: 24, zero_stage: 1, ")
+
+
+def test_where_no_layout_fits_that_is_said() -> None:
+    profile = read_profile(ROOT / "profiles/130b.yaml")
+    plan = make_plan(dataclasses.replace(profile, layout=Layout(8, 1, 1, 1)), Cluster.parse("1x8xT4-16G"))
+    assert (plan.fits, plan.proposal) == (False, None)
 
 
 def test_replicas_follow_the_cluster_where_batches_divide() -> None:
@@ -113,6 +160,7 @@ def test_the_page_says_what_a_person_asks_first() -> None:
     assert result.exit_code == 0, result.output
     for said in ("128,697,794,560 parameters", "pipeline bubble 3.8%", "assumed", "days", "fits: ", "Inference"):
         assert said in result.output
-    result = CliRunner().invoke(app, ["--profile", "10b", "--cluster", "8x8xA100-40G"])
+    result = CliRunner().invoke(app, ["--profile", "10b", "--cluster", "8x8xRTX3090-24G"])
     assert result.exit_code == 1
     assert "DOES NOT FIT" in result.output
+    assert "the smallest layout that fits: set tensor_parallel: " in result.output

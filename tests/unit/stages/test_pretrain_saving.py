@@ -31,7 +31,7 @@ class FakeEngine:
     def stored(self) -> list[str]:
         return list(NAMES)
 
-    def shards(self, quantity: str = "master", wanted: Any = None) -> dict[str, torch.Tensor]:
+    def shards(self, quantity: str = "master", wanted: Any = None, device: Any = None) -> dict[str, torch.Tensor]:
         return {name: torch.full((4, 2), QUANTITIES.index(quantity) + self.now) for name in NAMES}
 
     def counters(self) -> dict[str, Any]:

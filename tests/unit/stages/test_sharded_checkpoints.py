@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
+from ledger.lineage.weights import INDEX
 from ledger.query import Ledger
-from ledger.weights import INDEX
 from stages._runner import StageError, StageIO, stage_entry
 from stages.report.facts import Facts
 from stages.report.training import _segment
