@@ -27,12 +27,14 @@ class Run:
         wall: seconds.
         resident: bytes at most, of the process itself.
         anonymous: the same without pages of mapped files, which the kernel may take back.
+        family: bytes at most, resident in the process and in those that it started, added up at one moment.
     """
 
     cpu: float
     wall: float
     resident: int
     anonymous: int
+    family: int = 0
 
 
 def make(root: Path) -> Path:
@@ -71,13 +73,15 @@ def run(arguments: list[str], folder: Path, log: Path, environment: Mapping[str,
     Raises:
         RuntimeError: it failed; the message holds what it said.
     """
-    started, peak, anonymous = time.perf_counter(), 0, 0
+    started, peak, anonymous, family = time.perf_counter(), 0, 0, 0
     with log.open("wb") as output:
         command, variables = [sys.executable, *arguments], {**os.environ, **environment}
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=output, stderr=subprocess.STDOUT)
         while True:
             memory = _memory(process.pid)
             peak, anonymous = max(peak, memory.get("VmHWM", 0)), max(anonymous, memory.get("RssAnon", 0))
+            together = [memory, *map(_memory, _children(process.pid))]
+            family = max(family, sum(one.get("VmRSS", 0) for one in together))
             finished, status, used = os.wait4(process.pid, os.WNOHANG)
             if finished:
                 break
@@ -85,7 +89,7 @@ def run(arguments: list[str], folder: Path, log: Path, environment: Mapping[str,
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments[:2])} failed:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
-    return Run(used.ru_utime + used.ru_stime, time.perf_counter() - started, peak, anonymous)
+    return Run(used.ru_utime + used.ru_stime, time.perf_counter() - started, peak, anonymous, family)
 
 
 def _memory(pid: int) -> dict[str, int]:
@@ -95,3 +99,10 @@ def _memory(pid: int) -> dict[str, int]:
     except OSError:  # it has just ended
         return {}
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except OSError:  # it has just ended, or this kernel does not say
+        return []

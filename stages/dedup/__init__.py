@@ -27,6 +27,7 @@ __all__ = ["CLUSTERS", "Params", "run"]
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
     """Cluster all documents, then write the survivors shard by shard; see `build`, which loads numba."""
+    io.expect("stages.dedup.build")
     from stages.dedup.build import build
 
     return build(params, io)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,8 @@ from stages import _documents
 from stages._errors import StageError
 from stages.dedup import minhash, tables
 from stages.dedup.params import Params
+
+_ROWS = 1024  # documents that are read at a time: their text is in a cache still when it is signed
 
 
 @dataclass(frozen=True)
@@ -51,40 +52,28 @@ def sign_shard(task: SignTask) -> dict[str, int]:
     """
     params = task.params
     permutations, seeds_of = minhash.permutations(params.permutations, params.seed), tables.language_seeds(list(params.ngram))
-    batches, capped = [], 0
-    for batch in _documents.read_batches(task.shard, ["doc_id", "lang", "text"]):
-        kinds, texts = batch["lang"].dictionary_encode(), batch["text"]
+    with _documents.opened(task.shard) as table:
+        signed = minhash.Signed.room(table.metadata.num_rows, params.permutations)
+    ids, langs, seeds, start = [], [], [np.empty(0, np.uint64)], 0
+    for batch in _documents.read_batches(task.shard, ["doc_id", "lang", "text"], _ROWS):
+        kinds = batch["lang"].dictionary_encode()
         for lang in kinds.dictionary.to_pylist():
             if lang not in params.ngram:
                 _refuse(lang, batch, task.shard)
         codes = kinds.indices.to_numpy()
         sizes = np.array([params.ngram[lang] for lang in kinds.dictionary.to_pylist()], np.int64)[codes]
-        seeds = np.array([seeds_of[lang] for lang in kinds.dictionary.to_pylist()], np.uint64)[codes]
-        signed = minhash.sign(texts, sizes, seeds, params.max_characters, permutations)
-        keys = minhash.band_keys(signed.signatures, seeds, params.bands, params.rows)
-        capped += int((signed.characters > params.max_characters).sum())
-        batches.append([batch["doc_id"], batch["lang"], signed, keys])
-    tables.write(task.target, schema(params), _columns(batches, params))
-    return {"documents": sum(len(batch[0]) for batch in batches), "capped": capped}
-
-
-def _columns(batches: list[list[Any]], params: Params) -> list[Any]:
-    if len(batches) == 1:  # as a rule; nothing is copied then
-        ids, langs, signed, keys = batches[0]
-    else:
-        ids, langs = (
-            pa.concat_arrays([batch[place] for batch in batches]) if batches else pa.array([], pa.string())
-            for place in range(2)
-        )
-        signed = minhash.Signed(
-            np.concatenate([batch[2].signatures for batch in batches] or [np.empty((0, params.permutations), np.uint32)]),
-            np.concatenate([batch[2].fingerprints for batch in batches] or [np.empty((0, 2), np.uint64)]),
-            np.concatenate([batch[2].characters for batch in batches] or [np.empty(0, np.int64)]),
-        )
-        keys = np.concatenate([batch[3] for batch in batches] or [np.empty((params.bands, 0), np.uint64)], axis=1)
+        seeds.append(np.array([seeds_of[lang] for lang in kinds.dictionary.to_pylist()], np.uint64)[codes])
+        room = signed.part(start, start + len(batch))
+        minhash.sign(batch["text"], sizes, seeds[-1], params.max_characters, permutations, room)
+        ids.append(batch["doc_id"])
+        langs.append(batch["lang"])
+        start += len(batch)
+    keys = minhash.band_keys(signed.signatures, np.concatenate(seeds), params.bands, params.rows)
+    names = [pa.chunked_array(chunks, pa.string()).combine_chunks() for chunks in (ids, langs)]
+    marks = [signed.fingerprints[:, half].copy() for half in range(2)]
     signatures = pa.FixedSizeListArray.from_arrays(signed.signatures.reshape(-1), params.permutations)
-    marks = signed.fingerprints
-    return [ids, langs, signed.characters, marks[:, 0].copy(), marks[:, 1].copy(), signatures, *keys]
+    tables.write(task.target, schema(params), [*names, signed.characters, *marks, signatures, *keys])
+    return {"documents": start, "capped": int((signed.characters > params.max_characters).sum())}
 
 
 def _refuse(lang: str, batch: pa.RecordBatch, shard: str) -> None:

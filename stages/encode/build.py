@@ -32,12 +32,13 @@ def _tasks(split: str, params: Params, io: StageIO) -> list[ShardTask]:
     """The shards of a split, in the order of its documents.
 
     Raises:
-        StageError: it holds no document, or a shard of it is damaged.
+        StageError: it holds no document, a shard of it is damaged, or there is no tokenizer.
     """
     folder = f"data/decontaminate/{split}/documents"
     parts = _texts.parts(io.shards(f"data/decontaminate/{split}", "documents/*.parquet"), folder)
     if not parts:
         raise StageError(f"the {split} split holds no document", file=folder, remedy="look at the counts of the stages before")
+    io.input(_texts.MODEL)
     (tokenizer,) = io.shards("data/tokenizer", "tokenizer.model")
     groups = {f"{split}-{number:05d}.arrow": group for number, group in enumerate(grouped(parts, params.shard_bytes))}
     return [ShardTask(tuple(group), tokenizer, io.target(name), io.work(f"documents/{name}")) for name, group in groups.items()]

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.tokenizer import Tokenizer
+from model.tokenizer import Tokenizer, may_hold_blank
 from stages import _storage, _texts
-from stages._errors import StageError
 
 BATCH_TOKENS = 2**20  # of every record batch but a shard's last: a reader finds a token by arithmetic
 TOKENS = pa.schema([pa.field("token", pa.int32(), nullable=False)])
@@ -42,22 +41,19 @@ def encode_shard(task: ShardTask) -> dict[str, dict[str, int]]:
     """Write the shard and the table of its documents, and return documents, tokens and bytes by language.
 
     Raises:
-        StageError: a document is empty or not UTF-8, or a shard of documents is damaged.
+        StageError: a document is empty or not UTF-8, or a shard of documents or the tokenizer is damaged.
     """
     tokenizer = _tokenizer(task.tokenizer)
     described = []
     with _storage.atomic_output(task.tokens) as stream, pa.ipc.new_file(stream, TOKENS) as writer:
         tokens = _Tokens(writer)
         for part in task.parts:
-            for row, batch in _texts.read(part, [*_NAMES, "text"]):
+            for _, batch in _texts.read(part, [*_NAMES, "text"]):
                 text = batch["text"].cast(pa.large_binary())
-                size = pc.binary_length(text).to_numpy()
-                if not size.all():
-                    raise _empty(batch, int(size.argmin()), part, row)
-                ids = tokenizer.encode_batch(text.to_pylist(), eod=True)
-                tokens.add(ids)
-                length = pa.array(map(len, ids), pa.int32(), size=len(ids))
-                columns = [*(batch[name] for name in _NAMES), length, pa.array(size, pa.int64())]
+                ids = tokenizer.encode_batch(text.to_pylist(), eod=True, blanks=may_hold_blank(_bytes(text)))
+                length = np.fromiter(map(len, ids), np.int32, len(ids))
+                tokens.add(ids, int(length.sum()))
+                columns = [*(batch[name] for name in _NAMES), pa.array(length), pc.binary_length(text)]
                 described.append(pa.record_batch(columns, schema=ENCODED))
         tokens.close()
     table = pa.concat_batches(described)
@@ -75,44 +71,43 @@ def read_documents(address: str) -> pa.RecordBatch:
 @lru_cache(maxsize=1)
 def _tokenizer(address: str) -> Tokenizer:
     """A worker encodes many shards: it loads the model once."""
-    with _storage.open_input(address) as stream:
-        return Tokenizer(address, stream.read())
+    return _texts.load_tokenizer(address)
+
+
+def _bytes(text: pa.LargeBinaryArray) -> npt.NDArray[np.uint8]:
+    """All texts of a column, one behind the other."""
+    _, places, data = text.buffers()
+    begin, end = np.frombuffer(places, np.int64)[[text.offset, text.offset + len(text)]].tolist()
+    return np.frombuffer(data, np.uint8)[begin:end]
 
 
 class _Tokens:
-    """Writes tokens as they come in record batches of exactly `BATCH_TOKENS`, but for the last."""
+    """Writes tokens as they come in record batches of exactly `BATCH_TOKENS`, but for the last; all through the same pages."""
 
     def __init__(self, writer: pa.ipc.RecordBatchFileWriter) -> None:
         self._writer = writer
-        self._waiting: list[npt.NDArray[np.int32]] = []
+        self._waiting = np.empty(2 * BATCH_TOKENS, np.int32)
         self._count = 0
 
-    def add(self, documents: Sequence[npt.NDArray[np.int32]]) -> None:
-        """Append documents."""
-        self._waiting += documents
-        self._count += sum(map(len, documents))
-        if self._count >= BATCH_TOKENS:
-            self._write(self._count // BATCH_TOKENS * BATCH_TOKENS)
+    def add(self, documents: Sequence[npt.NDArray[np.int32]], count: int) -> None:
+        """Append documents, of `count` tokens together."""
+        if self._count + count > len(self._waiting):
+            self._waiting = np.concatenate([self._waiting[: self._count], np.empty(2 * count, np.int32)])
+        np.concatenate(documents, out=self._waiting[self._count : self._count + count])
+        whole = (self._count + count) // BATCH_TOKENS * BATCH_TOKENS
+        self._write(whole)
+        self._count += count - whole
+        if whole:
+            self._waiting[: self._count] = self._waiting[whole : whole + self._count]  # numpy sees to it where they overlap
 
     def close(self) -> None:
         """Write what waits."""
         self._write(self._count)
 
     def _write(self, count: int) -> None:
-        tokens = np.concatenate([*self._waiting, np.empty(0, np.int32)])
         for start in range(0, count, BATCH_TOKENS):
-            column = pa.array(tokens[start : min(start + BATCH_TOKENS, count)])
+            column = pa.array(self._waiting[start : min(start + BATCH_TOKENS, count)])
             self._writer.write_batch(pa.record_batch([column], schema=TOKENS))
-        self._waiting, self._count = [tokens[count:].copy()], len(tokens) - count
-
-
-def _empty(batch: pa.RecordBatch, number: int, part: _texts.Part, row: int) -> StageError:
-    return StageError(
-        f"document {batch['doc_id'][number].as_py()!r} is empty",
-        file=part.name,
-        row=row + number,
-        remedy="drop it in the clean stage: an empty document would be a bare end-of-document token",
-    )
 
 
 def _totals(table: pa.RecordBatch) -> dict[str, dict[str, int]]:

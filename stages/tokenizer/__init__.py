@@ -11,10 +11,27 @@ GLM-130B's icetk was trained on 25 GB, half English and half Chinese (paper appe
 released, so coverage, digits and normalisation below are our choice: no normalisation, because what is changed is lost.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from stages.tokenizer.build import run
-from stages.tokenizer.measure import composition, fertility, script
 from stages.tokenizer.params import Params
-from stages.tokenizer.sampling import sample, sentences, shares
 from stages.tokenizer.training import train
 
+if TYPE_CHECKING:
+    from stages.tokenizer.measure import composition, fertility, script
+    from stages.tokenizer.sampling import sample, sentences, shares
+
 __all__ = ["Params", "composition", "fertility", "run", "sample", "script", "sentences", "shares", "train"]
+_LATER = {  # what loads libraries that the process which waits for the trainer does without
+    **dict.fromkeys(("composition", "fertility", "script"), "measure"),
+    **dict.fromkeys(("sample", "sentences", "shares"), "sampling"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,102 +1,29 @@
-"""The stage: how much there is, the sample, the model, and what it does to held-out text."""
+"""The stage: the model, made by a child process, and then what it does to held-out text.
+
+While the child trains, this process waits, with nothing loaded that reads documents: training wants all the memory there is.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from model.tokenizer import Tokenizer
-from stages import _texts
-from stages._manifest import canonical
-from stages._runner import StageError, StageIO
-from stages.tokenizer.measure import Fertility, beside_icetk, composition
+from stages._runner import StageIO
 from stages.tokenizer.params import Params
-from stages.tokenizer.sampling import LANGUAGES, TRAIN, sample, shares
 from stages.tokenizer.training import train
-
-_COLUMNS = ("doc_id", "source", "lang", "text")
 
 
 def run(params: Params, io: StageIO) -> dict[str, Any]:
     """Train, then measure on the held-out documents."""
-    available = _available(io)
-    share = shares(params, available)
-    used = {language: round(share[language] * available[language]) for language in LANGUAGES}
-    io.log(f"training {params.vocab_size:,} pieces on about {used['en']:,} bytes of English, {used['zh']:,} of Chinese")
     path = io.output / "tokenizer.model"
-    path.write_bytes(train(sample(_documents(io, "train"), share, params.seed), params))
-    tokenizer = _loaded(path)
-    multiple = params.pad_multiple * params.tensor_parallel
-    description = {
-        "model": "sentencepiece-unigram",
-        "piece_count": tokenizer.piece_count,
-        "padded_size": tokenizer.padded_size(multiple),
-        "pad_multiple": multiple,
-        "special": asdict(tokenizer.special),
-    }
-    _write(io.output / "tokenizer.json", description)
-    measured = Fertility(tokenizer)
-    for batch in _batches(io, "heldout", _COLUMNS):
-        measured.add(batch.to_pylist())
-    counts = composition(tokenizer)
-    report = {
-        "sample": {language: {"available_bytes": available[language], "share": share[language]} for language in LANGUAGES},
-        "heldout": measured.by_language(),
-        "sources": measured.by_source(),
-        "composition": counts,
-        "comparison": beside_icetk(counts),
-    }
-    _write(io.output / "report.json", report)
-    for language, row in measured.by_language().items():
-        io.log(f"{language}: {row['bytes_per_token']} bytes per token, {row['byte_fallback_share']:.2%} byte pieces (held out)")
-    return {"pieces": tokenizer.piece_count, "sample_bytes": used}
+    path.write_bytes(train(_sample(params, io), params))
+    from stages.tokenizer.describe import describe
+
+    return describe(path, params, io)
 
 
-def _loaded(path: Path) -> Tokenizer:
-    """The trained model.
+def _sample(params: Params, io: StageIO) -> Iterator[str]:
+    """The lines to train on; runs in the child."""
+    from stages.tokenizer.describe import training_lines
 
-    Raises:
-        StageError: it loses text, as one does whose sample had no blank: it writes SentencePiece's sign for it instead.
-    """
-    try:
-        return Tokenizer(path)
-    except ValueError as error:
-        remedy = "train on text with blanks too (tokenizer.english_share above 0), or raise tokenizer.character_coverage"
-        raise StageError(
-            f"the trained model cannot be used: {str(error).replace(str(path), path.name)}", file=TRAIN, remedy=remedy
-        ) from error
-
-
-def _available(io: StageIO) -> dict[str, int]:
-    """Bytes of training text by language."""
-    available: Counter[str] = Counter()
-    for batch in _batches(io, "train", ("lang", "text")):
-        sizes = pc.binary_length(batch["text"]).to_pylist()
-        for language, size in zip(batch["lang"].to_pylist(), sizes, strict=True):
-            available[language] += size
-    return available
-
-
-def _documents(io: StageIO, split: str) -> Iterator[dict[str, Any]]:
-    for batch in _batches(io, split, _COLUMNS):
-        yield from batch.to_pylist()
-
-
-def _batches(io: StageIO, split: str, columns: tuple[str, ...]) -> Iterator[Any]:
-    """Record batches of the documents of a split, in order; their text is valid UTF-8."""
-    folder = f"data/decontaminate/{split}/documents"
-    files = sorted(str(file) for file in io.input(f"data/decontaminate/{split}").glob("documents/*.parquet"))
-    for part in _texts.parts(files, folder):
-        for _, batch in _texts.read(part, columns):
-            yield batch
-    pa.default_memory_pool().release_unused()  # training wants all there is
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(canonical(data), encoding="utf-8")
+    yield from training_lines(params, io)

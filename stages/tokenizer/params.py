@@ -7,6 +7,8 @@ from typing import Annotated
 
 from stages._params import Fraction, Positive, Range, Seed
 
+TRAIN = "data/decontaminate/train/documents"
+
 
 @dataclass(frozen=True)
 class Params:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from stages._errors import StageError
-from stages.tokenizer.params import Params
+from stages.tokenizer.params import TRAIN, Params
 
-TRAIN = "data/decontaminate/train/documents"
 LANGUAGES = ("en", "zh")
 _SENTENCE = 1024  # characters: at most 4,096 bytes, below the 4,192 above which SentencePiece drops a sentence in silence
 

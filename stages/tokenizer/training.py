@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import re
-import subprocess
+import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import Any
+import tempfile
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
-from model.tokenizer import BLANK, PIECES, SPECIAL
 from stages._errors import StageError
 from stages.tokenizer import trainer
-from stages.tokenizer.params import Params
-from stages.tokenizer.sampling import TRAIN
+from stages.tokenizer.params import TRAIN, Params
 
+_RAISED = 4  # status of a child that raised; what it raised stands in its output
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))  # a piece each, however rare: prompts use what old books do not
 _TOO_HIGH = re.compile(r"Vocabulary size too high .*<= (\d+)")
 _TOO_LOW = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)")
@@ -27,15 +28,16 @@ def train(lines: Iterable[str], params: Params) -> bytes:
     Raises:
         StageError: no line to train on, or the vocabulary does not fit the text: the message gives the size that would.
     """
-    counted = _Counted(lines)
     try:
-        return _trained(counted, _settings(params))
+        return _trained(lines, params)
     except RuntimeError as error:
-        raise _explained(str(error), params, counted.lines) from error
+        raise _explained(str(error), params) from error
 
 
 def _settings(params: Params) -> dict[str, Any]:
     """What SentencePiece is told."""
+    from model.tokenizer import BLANK, PIECES, SPECIAL
+
     return {
         "model_type": "unigram",
         "vocab_size": params.vocab_size,
@@ -62,51 +64,71 @@ def _settings(params: Params) -> dict[str, Any]:
     }
 
 
-def _trained(lines: Iterable[str], settings: dict[str, Any]) -> bytes:
-    """The model that `trainer` makes of these lines.
+def _trained(lines: Iterable[str], params: Params) -> bytes:
+    """The model that `trainer` makes of these lines, in a child process that goes through them and then becomes the trainer.
+
+    So what it takes to read documents is gone when training begins, and this process, which waits, needs none of it.
 
     Raises:
         RuntimeError: SentencePiece's complaint.
         StageError: the process was killed.
+        Exception: what `lines` raised.
     """
-    command = [sys.executable, "-P", trainer.__file__, json.dumps(settings)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            with suppress(BrokenPipeError), process.stdin as sample:  # one that ends early says why
-                for line in lines:
-                    sample.write(line.encode() + b"\n")
-            said = process.stdout.read()
-        except BaseException:
-            process.kill()  # else it would train on what it has got
-            raise
-    if process.returncode == trainer.REFUSED:
+    reading, writing = os.pipe()
+    process = os.fork()
+    if not process:
+        os.close(reading)
+        os.dup2(writing, 1)
+        _become_trainer(lines, params)
+    os.close(writing)
+    try:
+        with os.fdopen(reading, "rb") as output:
+            said = output.read()
+    except BaseException:
+        os.kill(process, signal.SIGKILL)  # else it would train on
+        raise
+    finally:
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if status == trainer.REFUSED:
         raise RuntimeError(said.decode(errors="replace"))
-    if process.returncode:
+    if status == _RAISED:
+        raise pickle.loads(said)  # of our own child
+    if status:
         remedy = "lower tokenizer.sample_bytes: 50 MB of text and 150,000 pieces take 1 GB of memory"
-        raise StageError(f"the training process ended with status {process.returncode}", file=TRAIN, remedy=remedy)
+        raise StageError(f"the training process ended with status {status}", file=TRAIN, remedy=remedy)
     return said
 
 
-class _Counted:
-    """Lines, and how many of them were not empty."""
+def _become_trainer(lines: Iterable[str], params: Params) -> NoReturn:
+    """Write the lines to a file without a name, and run the trainer on it in this process's place; never comes back."""
+    try:
+        sample, filled = tempfile.TemporaryFile(), False  # noqa: SIM115  the trainer's standard input
+        for line in lines:
+            sample.write(line.encode() + b"\n")
+            filled = filled or bool(line)
+        if not filled:
+            remedy = "raise tokenizer.sample_bytes, or look at the counts of the stages before"
+            raise StageError("the training sample holds no line of text", file=TRAIN, remedy=remedy)
+        sample.seek(0)
+        os.dup2(sample.fileno(), 0)
+        os.execv(sys.executable, [sys.executable, "-P", trainer.__file__, json.dumps(_settings(params))])
+    except BaseException as error:
+        with os.fdopen(1, "wb", closefd=False) as output:
+            output.write(_pickled(error))
+    finally:
+        os._exit(_RAISED)
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._lines, self.lines = lines, 0
 
-    def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            self.lines += bool(line)
-            yield line
+def _pickled(error: BaseException) -> bytes:
+    try:
+        return pickle.dumps(error)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _explained(complaint: str, params: Params, lines: int) -> StageError:
+def _explained(complaint: str, params: Params) -> StageError:
     """What is wrong with the parameters by SentencePiece's complaint."""
     said = f"SentencePiece could not train: {complaint}"
-    if not lines:
-        remedy = "raise tokenizer.sample_bytes, or look at the counts of the stages before"
-        return StageError("the training sample holds no line of text", file=TRAIN, remedy=remedy)
     if high := _TOO_HIGH.search(complaint):
         most = int(high[1])
         message = f"a vocabulary of {params.vocab_size:,} pieces is larger than the text supports: at most {most:,}"

@@ -53,3 +53,9 @@ def test_every_row_of_the_figures_has_its_verdict(monkeypatch: pytest.MonkeyPatc
     assert rows["difference from 250.7"].target == 2.0
     assert rows["loss tokens of a MASK sequence"].theirs == 250.7
     assert all(row.ours is not None for row in rows.values())
+
+
+def test_the_published_draws_explain_the_published_mean() -> None:
+    """Facts 3.2: run on 4,000 rows, the collator gave 1,206 loss tokens a [gMASK] sequence; its formula has the mean 1,200."""
+    assert _packing.published_gmask(4_000) == pytest.approx(1206, abs=0.6)
+    assert _packing.published_gmask(100_000) == pytest.approx(1200, abs=4)

@@ -10,7 +10,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tokenizer import BLANK, PIECES, SPECIAL, Tokenizer
+from model.tokenizer import BLANK, PIECES, SPECIAL, Tokenizer, may_hold_blank
 from tests.support.text import text
 
 CONTROL = [PIECES[name] for name in ("mask", "gmask", "smask", "sop", "eop")]
@@ -148,6 +148,16 @@ def test_batches_equal_single_texts_whatever_the_threads(tokenizer: Tokenizer) -
         assert [array.tolist() for array in batch] == single
         assert all(array.dtype == np.int32 for array in batch)
     assert tokenizer.encode_batch([]) == []
+
+
+def test_a_sign_of_a_blank_is_found_wherever_it_stands(tokenizer: Tokenizer) -> None:
+    for before in range(5):
+        for behind in range(5):
+            assert may_hold_blank(np.frombuffer(f"{'x' * before}{BLANK}{'y' * behind}".encode(), np.uint8))
+    texts = ["", "x", "五字中文", "no such sign \u2582 here"]
+    assert not any(may_hold_blank(np.frombuffer(text.encode(), np.uint8)) for text in texts)
+    searched, trusted = tokenizer.encode_batch(texts, eod=True), tokenizer.encode_batch(texts, eod=True, blanks=False)
+    assert [ids.tolist() for ids in searched] == [ids.tolist() for ids in trusted]
 
 
 def test_common_text_is_short_and_needs_no_bytes(tokenizer: Tokenizer) -> None:

@@ -84,16 +84,27 @@ def test_beyond_the_limit_shingles_do_not_count_but_copies_are_compared_whole():
     assert len({row.tobytes() for row in made.fingerprints}) == 3
 
 
-def test_a_band_key_is_a_hash_of_its_values():
+@pytest.mark.parametrize(("bands", "rows"), [(25, 5), (32, 4), (9, 13), (128, 1)])
+def test_a_band_key_is_a_hash_of_its_values(bands: int, rows: int):
     signatures = sign([" ".join(words(5)), "".join(han(6))]).signatures
     seeds = np.array([3, 2**64 - 1], np.uint64)
-    keys = minhash.band_keys(signatures, seeds, 25, 5)
+    keys = minhash.band_keys(signatures, seeds, bands, rows)
     for document_, row in enumerate(signatures):
-        parts = row[:125].reshape(25, 5).astype("<u4")
+        parts = row[: bands * rows].reshape(bands, rows).astype("<u4")
         assert keys[:, document_].tolist() == [xxhash.xxh64_intdigest(part.tobytes(), int(seeds[document_])) for part in parts]
 
 
 class TestTables:
+    def test_a_shard_that_is_read_in_parts_is_signed_as_a_whole(self, tmp_path: Path):
+        rows = [document(f"a/{number:04}", " ".join(words(number, 9))) for number in range(2500)]
+        write_documents(tmp_path, rows)
+        shard, target = tmp_path / "documents/a-00000.parquet", str(tmp_path / "a.arrow")
+        assert sign_shard(SignTask(str(shard), target, PARAMS)) == {"documents": 2500, "capped": 0}
+        batch = tables.open_table(target).get_batch(0)
+        assert batch["doc_id"].to_pylist() == [row["doc_id"] for row in rows]
+        assert np.array_equal(tables.matrix(batch, "signature"), sign([row["text"] for row in rows]).signatures)
+        assert tables.column(batch, "characters").tolist() == [len(row["text"]) for row in rows]
+
     def table(self, root: Path, **changes: Any) -> str:
         write_documents(root / "data/clean", [document("a/1", "one"), document("a/2", "字" * 9, lang="zh")])
         shard, target = root / "data/clean/documents/a-00000.parquet", str(root / "a.arrow")

@@ -47,6 +47,12 @@ def test_the_page_shows_them(report_project: Path, section: dict[str, Any]) -> N
     shown = page[page.index('<section id="tokenizer"') :].partition("</section>")[0]
     assert "130,000 · 100.0%" in shown and "63,723 · 49.0%" in shown
     assert "GLM-130B paper, appendix B.1" in shown
+    for row in section["fertility"].values():
+        for name, told in (("bytes_per_token", "bytes per token"), ("tokens_per_character", "tokens per character")):
+            digits = 2 if name == "bytes_per_token" else 3
+            assert re.search(rf">{told}</th>.*<td class=\"n\">{row[name]:.{digits}f}</td>", shown), told
+        for name, told in (("coverage", "characters with a piece"), ("byte_fallback_share", "share of byte pieces")):
+            assert re.search(rf">{told}</th>.*{100 * row[name]:.2f}", shown), told
     for row in section["sources"]:
         assert re.search(rf"<th scope=\"row\">{row['source']}</th>.*{row['tokens']:,}</td>", shown)
 

@@ -223,6 +223,35 @@ def test_a_sample_that_breaks_off_is_not_trained_on(monkeypatch: pytest.MonkeyPa
     assert trained.exists()
 
 
+def test_the_process_that_waits_has_loaded_nothing_that_reads_documents(tmp_path: Path) -> None:
+    """It stands beside a trainer that takes a gigabyte."""
+    program = tmp_path / "trainer.py"
+    program.write_text("import sys; sys.stdout.write('a model of ' + sys.stdin.read())", encoding="utf-8")
+    code = (
+        "import json, pathlib, sys; import stages._runner; from stages._params import load_section\n"
+        "from stages.tokenizer import Params, train, trainer\n"
+        f"params = load_section(Params, pathlib.Path('params.yaml'), 'tokenizer'); trainer.__file__ = {str(program)!r}\n"
+        "def lines():\n    import pyarrow, numpy\n    yield 'one'\n    yield 'two'\n"
+        "print(json.dumps([train(lines(), params).decode(), sorted({'numpy', 'pyarrow', 'sentencepiece'} & set(sys.modules))]))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    assert json.loads(said) == ["a model of one\ntwo\n", []]
+
+
+def test_what_the_sample_raises_comes_back_as_it_was(tmp_path: Path) -> None:
+    class OddError(Exception):
+        """Cannot be pickled: no module has it."""
+
+    def lines(error: Exception) -> Iterator[str]:
+        yield "a line"
+        raise error
+
+    with pytest.raises(StageError, match=r"a row is bad \(file f, row 3\)"):
+        train(lines(StageError("a row is bad", file="f", row=3)), SMALL)
+    with pytest.raises(StageError, match="OddError: by itself"):
+        train(lines(OddError("by itself")), SMALL)
+
+
 def test_a_training_process_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "trainer.py"
     program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", encoding="utf-8")
@@ -245,6 +274,23 @@ def test_text_that_is_not_utf8_is_refused_with_file_and_row(tmp_path: Path) -> N
     broken = pa.Array.from_buffers(pa.large_string(), len(content), pa.array(content, pa.large_binary()).buffers())
     pq.write_table(table.set_column(table.schema.get_field_index("text"), table.schema.field("text"), broken), file)
     with pytest.raises(StageError, match=r"text is not UTF-8 .*train/documents/made-zh-00000.parquet, row 2"):
+        run_in(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_an_empty_document_is_refused_with_file_and_row(tmp_path: Path, split: str) -> None:
+    rows = documents("zh", 4, 3, 3000)
+    rows[1]["text"] = ""
+    write_documents(project(tmp_path) / "data/decontaminate" / split, rows)
+    with pytest.raises(StageError, match=rf"'made-zh/1' is empty \(file data/decontaminate/{split}/documents/.*, row 1\)"):
+        run_in(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["text", "doc_id"])
+def test_documents_without_a_column_are_refused(tmp_path: Path, column: str) -> None:
+    file = project(tmp_path) / "data/decontaminate/train/documents/made-en-00000.parquet"
+    pq.write_table(pq.read_table(file).drop([column]), file)
+    with pytest.raises(StageError, match=rf"there is no column '{column}' \(file data/decontaminate/train/documents/made-en"):
         run_in(tmp_path)
 
 
