@@ -18,7 +18,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from stages._errors import StageError
 from stages._params import OneOf, ParamsError, Positive, load_section, parse
@@ -83,11 +83,13 @@ class Engine:
     whose path must be short (Linux allows an AF_UNIX address 107 bytes, most of which Ray uses itself).
     """
 
+    # Of the process and not of one engine: loky keeps one set of workers, so the next engine starts when the last has ended.
+    _ending: ClassVar[Thread | None] = None
+
     def __init__(self, settings: EngineSettings, sandbox: Sandbox | None = None) -> None:
         self.settings, self._sandbox = settings, sandbox
         self._pool: Any = None
         self._starting: Iterator[None] | None = None
-        self._ending: Thread | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
         if sandbox is not None and settings.kind == "ray" and settings.ray_address is None:
             self._sockets = tempfile.TemporaryDirectory(prefix="ray-", dir=_SHORT, ignore_cleanup_errors=True)
@@ -129,8 +131,8 @@ class Engine:
         """End the workers, those of this machine while the caller goes on; see `wait`."""
         self._settle()
         if self._pool is not None and self.settings.kind == "local":
-            self._ending = Thread(target=self._end_processes)
-            self._ending.start()
+            Engine._ending = Thread(target=self._end_processes)
+            Engine._ending.start()
         else:
             self._end_pool()
         if self._sockets is not None:
@@ -141,9 +143,9 @@ class Engine:
 
     def wait(self) -> None:
         """Wait for the workers of this machine to be gone, so that their CPU time is counted."""
-        if self._ending is not None:
-            self._ending.join()
-            self._ending = None
+        if Engine._ending is not None:
+            Engine._ending.join()
+            Engine._ending = None
 
     def _parallel(self, function: Callable[[T], R], tasks: dict[int, T]) -> Iterator[tuple[int, R]]:
         from joblib import delayed
@@ -171,6 +173,7 @@ class Engine:
             if self.settings.kind == "ray":
                 self._connect()
                 backend, workers = "ray", self.settings.workers or -1
+            self.wait()
             with parallel_config(backend=backend, n_jobs=workers):
                 pool = Parallel(batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
             self._pool = pool.__enter__()

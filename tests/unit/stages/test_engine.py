@@ -101,6 +101,14 @@ def test_workers_that_were_expected_for_nothing_are_gone_at_the_end(tmp_path: Pa
     assert not recwarn.list
 
 
+def test_an_engine_starts_when_the_one_before_has_ended(tmp_path: Path) -> None:
+    tasks = [Task(number, str(tmp_path / "out")) for number in range(4)]
+    for run in range(3):
+        io = make_io(tmp_path / str(run), LOCAL)
+        assert [result["bytes"] for result in io.map(work, tasks, "writing")] == [0, 1, 2, 3]
+        io.engine.close()
+
+
 def test_a_module_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     io = make_io(tmp_path, LOCAL)
     io.expect("no.such.module")
