@@ -14,18 +14,19 @@ import platform
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from stages import _manifest, _storage
 from stages._attempts import Attempt, commit_of
 from stages._engine import Engine, EngineSettings, read_settings, without_pandas
 from stages._errors import StageError
 from stages._params import ParamsError, load_section, read_yaml, to_plain
+from stages._progress import Progress, beating
 from stages._sandbox import Sandbox
 
 __all__ = ["Progress", "StageError", "StageIO", "execute", "keep_freed_memory", "run_stage", "stage_entry"]
@@ -42,62 +43,6 @@ _ALLOCATOR = {  # read by glibc before Python begins
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
-
-
-_attempt: Attempt | None = None
-
-
-class Progress:
-    """One task's progress: a rich bar with rate and ETA on a terminal, a plain line every few seconds elsewhere."""
-
-    def __init__(self, stage: str, description: str, total: float | None, unit: str) -> None:
-        self.stage, self.description, self.total, self.unit = stage, description, total, unit
-        self.done = 0.0
-        self._started = self._spoke = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as RichProgress
-
-            self._bar = RichProgress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=_stderr_console(),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(f"{self.stage}: {self.description}", total=self.total, rate="")
-        return self
-
-    def advance(self, amount: float = 1, note: str = "") -> None:
-        """Count `amount` units as done; `note` is shown behind the rate."""
-        self.done += amount
-        if _attempt is not None:
-            _attempt.beat()
-        now = time.monotonic()
-        rate = self.done / max(now - self._started, 1e-9)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=f"{rate:,.1f} {self.unit}/s {note}")
-        elif now - self._spoke >= 10:
-            self._spoke = now
-            self._line(rate, note)
-
-    def __exit__(self, *exc: object) -> None:
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
-        if self._bar is not None:
-            self._bar.stop()
-        else:
-            self._line(rate, "done" if exc[0] is None else "stopped")
-
-    def _line(self, rate: float, note: str) -> None:
-        share = f"/{self.total:,.0f} ({self.done / self.total:.0%})" if self.total else ""
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and 0 < self.done < self.total else ""
-        text = f"{self.stage}: {self.description}: {self.done:,.0f}{share} {self.unit}, {rate:,.1f} {self.unit}/s{left}"
-        print(f"{text} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
 class StageIO:
@@ -179,20 +124,37 @@ class StageIO:
             tasks: small picklable values that name what to read and what to write by address.
             label: what the progress display says is being done to the units.
             unit: what a task is.
-            key: name under which results are kept, so that a rerun after a kill skips finished tasks; None keeps none.
+            key: name under which results are kept, so that a rerun after a kill skips the finished tasks whose files still
+                stand as they were written; None keeps none.
         """
         kept = None if key is None else _storage.join(self._base(), "results", key)
-        results: dict[int, R] = {} if kept is None else _read_results(kept, len(tasks))
+        results: dict[int, R] = {} if kept is None else self._finished(kept, len(tasks))
         with self.progress(label, len(tasks), unit) as progress:
             progress.advance(len(results))
             waiting = {number: task for number, task in enumerate(tasks) if number not in results}
-            for number, result in self.engine.map(function, waiting):
+            for number, (result, files) in self.engine.map(_Noting(function), waiting):
                 results[number] = result
                 if kept is not None:
                     with _storage.atomic_output(_storage.join(kept, f"{number:06d}.json")) as stream:
-                        stream.write(json.dumps(result).encode())
+                        stream.write(json.dumps({"result": result, "files": files}).encode())
                 progress.advance()
         return [results[number] for number in range(len(tasks))]
+
+    def _finished(self, kept: str, tasks: int) -> dict[int, Any]:
+        """Results that an earlier, killed run kept, by task number; without those whose files were lost or cut since."""
+        found = {}
+        for address in _storage.listing(kept, ".json"):
+            number = int(address.rpartition("/")[2].removesuffix(".json"))
+            if number >= tasks:
+                continue
+            with _storage.open_input(address) as stream:
+                record = json.loads(stream.read())
+            damaged = next((file for file, size in record["files"].items() if _storage.size(file) != size), None)
+            if damaged is None:
+                found[number] = record["result"]
+            else:
+                self.log(f"{damaged} was lost or cut short since an earlier run wrote it: it is made again")
+        return found
 
     def collect(self) -> None:
         """Bring what workers wrote to `target` into the output folder; the runner calls it when the stage is done."""
@@ -299,7 +261,7 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     sandbox = Sandbox(stage, root, [Path(path) for path in [*deps, out, str(io.output), str(io.runs)]])
     io.engine = Engine(settings, sandbox)
     sandbox.enter()
-    with _native_denials_explained(sandbox), _beating(attempt):
+    with _native_denials_explained(sandbox), beating(attempt):
         counts = run(params, io)
         io.engine.close()
         io.collect()
@@ -323,26 +285,16 @@ def execute(stage: str, params_class: type[P], run: Callable[[P, StageIO], dict[
     return final
 
 
-@contextmanager
-def _beating(attempt: Attempt) -> Iterator[None]:
-    """Let every progress display tell what was spent."""
-    global _attempt  # noqa: PLW0603 (a process works on one stage)
-    _attempt = attempt
-    try:
-        yield
-    finally:
-        _attempt = None
+@dataclass(frozen=True)
+class _Noting(Generic[T, R]):
+    """A worker's function that also tells which files it wrote, and their sizes."""
 
+    function: Callable[[T], R]
 
-def _read_results(folder: str, tasks: int) -> dict[int, Any]:
-    """Results of an earlier, killed run by task number."""
-    found = {}
-    for address in _storage.listing(folder, ".json"):
-        number = int(address.rpartition("/")[2].removesuffix(".json"))
-        if number < tasks:
-            with _storage.open_input(address) as stream:
-                found[number] = json.loads(stream.read())
-    return found
+    def __call__(self, task: T) -> tuple[R, dict[str, int]]:
+        with _storage.written() as files:
+            result = self.function(task)
+        return result, files
 
 
 @contextmanager
@@ -380,9 +332,3 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _stderr_console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)

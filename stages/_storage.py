@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+_written: dict[str, int] | None = None
+
 
 def is_remote(address: str) -> bool:
     """Whether an address names something outside this machine's file system."""
@@ -48,6 +50,7 @@ def atomic_output(address: str | Path) -> Iterator[IO[bytes]]:
             with partial.open("wb") as stream:
                 yield stream
             _filesystem(address).put_file(str(partial), address)
+            _note(address, partial.stat().st_size)
         return
     path = _local(address)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +60,35 @@ def atomic_output(address: str | Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+            size = stream.tell()
         Path(name).chmod(0o644)  # mkstemp makes it the owner's alone
         Path(name).replace(path)
+        _note(address, size)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def written() -> Iterator[dict[str, int]]:
+    """The address and the size of every file that `atomic_output` finishes in this process until the block ends."""
+    global _written  # noqa: PLW0603 (a process works on one task)
+    outer, _written = _written, {}
+    try:
+        yield _written
+    finally:
+        _written = outer
+
+
+def size(address: str | Path) -> int | None:
+    """Bytes of a finished file; None where nothing is there."""
+    address = str(address)
+    if not is_remote(address):
+        path = _local(address)
+        return path.stat().st_size if path.is_file() else None
+    filesystem = _filesystem(address)
+    filesystem.invalidate_cache()  # other machines write here too
+    return int(filesystem.size(address)) if filesystem.isfile(address) else None
 
 
 def exists(address: str | Path) -> bool:
@@ -110,6 +137,11 @@ def remove_tree(prefix: str | Path) -> None:
     filesystem.invalidate_cache()
     if filesystem.exists(prefix):
         filesystem.rm(prefix, recursive=True)
+
+
+def _note(address: str, size: int) -> None:
+    if _written is not None:
+        _written[address] = size
 
 
 def _local(address: str) -> Path:

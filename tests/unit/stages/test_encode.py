@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ def test_parts_of_any_size_give_the_same_tokens_and_places(
     assert found[0][1].equals(found[1][1])
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "a shard cut"])
+def test_a_killed_run_goes_on_where_it_was(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, cut: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = documents("en", 1, 5, 500) + documents("zh", 1, 5, 500)
     monkeypatch.setattr("stages.encode.build.grouped", lambda parts, most: [[part] for part in parts])
     build(project(tmp_path / "whole", model, rows, rows), PARAMS)
@@ -162,10 +166,14 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, model: Path, monkeypa
     monkeypatch.setattr("stages.encode.build.encode_shard", counting)
     with pytest.raises(KeyboardInterrupt):
         run(PARAMS, stage_io(tmp_path / "killed"))
+    if cut:
+        os.truncate(done[0], Path(done[0]).stat().st_size // 2)
     done.append("killed once")
     io = stage_io(tmp_path / "killed")
     build(io, PARAMS)
-    assert len(done) == 5, "a shard that was finished was encoded again"
+    assert len(done) == 5 + cut, "what was finished and whole was encoded again, or what was cut was not"
+    assert done.count(done[0]) == 1 + cut
+    assert (f"{done[0]} was lost or cut short" in capsys.readouterr().err) is cut
     whole = tmp_path / "whole" / io.output.relative_to(io.root)
     assert {path.name: path.read_bytes() for path in io.output.iterdir()} == {
         path.name: path.read_bytes() for path in whole.iterdir()

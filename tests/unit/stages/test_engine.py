@@ -148,6 +148,30 @@ def test_an_error_of_a_task_arrives_and_a_rerun_does_the_rest(tmp_path: Path, se
     assert not (tmp_path / "runs/demo/work").exists()
 
 
+@pytest.mark.parametrize("settings", [EngineSettings(), LOCAL], ids=["inline", "local"])
+@pytest.mark.parametrize("harm", ["cut", "lost"])
+def test_a_finished_task_whose_file_was_harmed_before_the_rerun_runs_again(
+    tmp_path: Path, settings: EngineSettings, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    tasks = [Task(number, str(folder)) for number in range(4)]
+    io = make_io(tmp_path, settings)
+    io.map(work, tasks, "writing", key="write")
+    io.engine.close()
+    (folder / "calls").unlink()
+    shard = folder / "shard-3"
+    if harm == "cut":
+        os.truncate(shard, 2)
+    else:
+        shard.unlink()
+    io = make_io(tmp_path, settings)
+    assert io.map(work, tasks, "writing", key="write") == [{"bytes": number} for number in range(4)]
+    io.engine.close()
+    assert (folder / "calls").read_text().split() == ["3"]
+    assert shard.read_bytes() == b"xxx"
+    assert f"demo: {shard} was lost or cut short" in capsys.readouterr().err
+
+
 def test_workers_keep_the_limits_of_the_stage(tmp_path: Path) -> None:
     secret = tmp_path / "data" / "secret"
     secret.parent.mkdir()
