@@ -27,6 +27,7 @@ SECTIONS = {
     "speed": "_training_speed",
     "memory": "_loss_memory",
     "plan": "_training_plan",
+    "gpu": "_training_gpu",
 }  # name: its module, which has `rows(bench)`
 
 

@@ -12,7 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint.folder import CONFIG, WEIGHTS, new_folder, read_config, stored_bytes, weights_file
+from model.checkpoint.folder import (
+    CONFIG,
+    MANIFEST,
+    WEIGHTS,
+    check_manifest,
+    new_folder,
+    read_config,
+    stored_bytes,
+    weights_file,
+)
 from model.checkpoint.shards import INDEX, CheckpointError, ShardFile, Shards, sha256_of, stored_name, write_index, write_shards
 from model.glm import GLM
 from model.parallel.plan import ParallelPlan, PlanError
@@ -21,7 +30,6 @@ from model.parallel.split import part, split_of
 SHARD_BYTES = 5_000_000_000
 QUANTITIES = ("master", "exp_avg", "exp_avg_sq")  # of a training state
 STATE = "state.json"  # of a training's state: how many steps, of which training
-MANIFEST = "manifest.json"  # of a published checkpoint: it names these very weights, so a converted folder has none
 Read = Callable[[str, int, int], Tensor]
 
 
@@ -50,8 +58,10 @@ def convert(source: Path, target: Path, size: int, shard_bytes: int = SHARD_BYTE
     except PlanError as error:
         raise CheckpointError(f"{source}: {error}") from error
     names, read = _source(source)
+    check_manifest(source, sha256_of(weights_file(source)))
     with new_folder(target) as partial:
         for file in sorted(source.iterdir()):
+            # The manifest names the source's very bytes: what is written here has none.
             if file.suffix != ".safetensors" and file.name not in (INDEX, MANIFEST):
                 shutil.copyfile(file, partial / file.name)
         if size == 1 and not (source / STATE).exists() and stored_bytes(source) <= shard_bytes:
@@ -119,7 +129,7 @@ def verify(folder: Path) -> str:
         shapes, form = _header(file), "one file"
         sizes = dict.fromkeys(shapes, 1)
     digest = sha256_of(file)
-    _check_manifest(folder, digest)
+    check_manifest(folder, digest)
     quantized = "quantization" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     state = (folder / STATE).exists()
     if not quantized:
@@ -130,14 +140,6 @@ def verify(folder: Path) -> str:
         _check_shapes(file, shapes, expected)
     kind = "training state" if state else "quantized checkpoint" if quantized else "checkpoint"
     return f"{kind}, {form}, tensor-parallel size {max(sizes.values())}, {len(sizes)} tensors, SHA-256 {digest} ({file.name})"
-
-
-def _check_manifest(folder: Path, digest: str) -> None:
-    if not (folder / MANIFEST).exists():
-        return
-    named = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("weights_sha256")
-    if named != digest:
-        raise CheckpointError(f"{weights_file(folder)}: altered: SHA-256 {digest} where {MANIFEST} has {named}")
 
 
 def _check_shapes(file: Path, shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from model.checkpoint.shards import INDEX, CheckpointError, Shards, flush
+from model.checkpoint.shards import INDEX, CheckpointError, Shards, flush, sha256_of
 from model.config import ModelConfig
 from model.glm import GLM
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+MANIFEST = "manifest.json"  # of a published checkpoint: it names the SHA-256 of `weights_file`
+_RESTORE = "Remedy: restore it with `dvc checkout` or `dvc repro`"
 
 
 @contextmanager
@@ -75,6 +78,23 @@ def weights_file(folder: Path) -> Path:
     return folder / INDEX if not single.exists() and (folder / INDEX).exists() else single
 
 
+def check_manifest(folder: Path, digest: str) -> None:
+    """Compare the SHA-256 of a checkpoint's `weights_file` with its manifest, where it has one.
+
+    Raises:
+        CheckpointError: they differ, or the manifest is damaged.
+    """
+    file = folder / MANIFEST
+    if not file.exists():
+        return
+    try:
+        named = json.loads(file.read_text(encoding="utf-8"))["weights_sha256"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{file}: names no SHA-256 of the weights: {error}. {_RESTORE}") from error
+    if named != digest:
+        raise CheckpointError(f"{weights_file(folder)}: altered: SHA-256 {digest} where {MANIFEST} has {named}. {_RESTORE}")
+
+
 def stored_bytes(folder: Path) -> int:
     """Size of the files that hold the parameters."""
     file = weights_file(folder)
@@ -89,14 +109,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     file = weights_file(folder)
     if file.name == INDEX:
+        check_manifest(folder, sha256_of(file))
         shards = Shards(folder)
         return {name: shards.read(name) for name in shards}
     try:
-        tensors: dict[str, Tensor] = load(file.read_bytes())
+        content = file.read_bytes()
+        tensors: dict[str, Tensor] = load(content)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: no such file; a checkpoint folder holds {WEIGHTS} and {CONFIG}") from error
     except SafetensorError as error:
-        raise CheckpointError(f"{file}: damaged: {error}. Remedy: restore it with `dvc checkout` or `dvc repro`") from error
+        raise CheckpointError(f"{file}: damaged: {error}. {_RESTORE}") from error
+    check_manifest(folder, hashlib.sha256(content).hexdigest())
     return tensors
 
 

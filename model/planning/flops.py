@@ -7,15 +7,24 @@ it is trained (model FLOPs utilisation, MFU). GLM-130B's log prints the first, i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from model.config import ModelConfig
 
 
 def parameters(config: ModelConfig) -> int:
-    """Parameters of the whole model, the tied embedding counted once."""
+    """Parameters of the whole model, a tied embedding counted once."""
     hidden, inner = config.hidden, config.ffn
     attention = 4 * hidden * hidden + 4 * hidden
     feed_forward = 3 * hidden * inner + 2 * inner + hidden
-    return config.layers * (attention + feed_forward + 4 * hidden) + config.vocabulary * hidden + 2 * hidden
+    layernorms = config.layers * layernorms_per_layer(config) + 1 + config.embedding_norm
+    tables = 1 if config.tied_embeddings else 2
+    return config.layers * (attention + feed_forward) + 2 * hidden * layernorms + tables * config.vocabulary * hidden
+
+
+def layernorms_per_layer(config: ModelConfig) -> int:
+    """Before both sub-layers, and behind them where the norm has it so."""
+    return 4 if config.placement.normed_output else 2
 
 
 def hardware_flops(config: ModelConfig, sequences: float, *, recompute: bool = True) -> float:
@@ -33,8 +42,11 @@ def hardware_flops(config: ModelConfig, sequences: float, *, recompute: bool = T
 
 
 def model_flops_per_token(config: ModelConfig) -> float:
-    """FLOPs a trained token needs, 6 N + 12 L H Q T, as PaLM counts them (arXiv 2204.02311, appendix B)."""
-    return 6 * parameters(config) + 12 * config.layers * config.hidden * config.max_sequence
+    """FLOPs a trained token needs, 6 N + 12 L H Q T, as PaLM counts them (arXiv 2204.02311, appendix B).
+
+    N has one table: PaLM's embedding is the head too, as here; one that only looks up multiplies nothing.
+    """
+    return 6 * parameters(replace(config, tied_embeddings=True)) + 12 * config.layers * config.hidden * config.max_sequence
 
 
 def utilisation(flops: float, seconds: float, gpus: int, peak_flops: float) -> float:

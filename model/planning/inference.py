@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.planning.cluster import GIB, Accelerator
+from model.planning.flops import parameters
 
 WEIGHT_BITS = {"fp16": 16, "int8": 8, "int4": 4}
 USABLE = 0.93
@@ -38,7 +39,7 @@ def inference_memory(config: ModelConfig, precision: str, sequences: int = 1) ->
     hidden, inner, length = config.hidden, config.ffn, config.max_sequence
     matrices = config.layers * (4 * hidden * hidden + 3 * hidden * inner)
     rows = config.layers * (3 * hidden + hidden + 2 * inner + hidden)
-    others = config.vocabulary * hidden + rows + config.layers * 4 * hidden + 2 * hidden
+    others = parameters(config) - matrices
     bits = WEIGHT_BITS[precision]
     scales = 2 * rows if bits < 16 else 0
     positions = sequences * length

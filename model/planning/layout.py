@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import ModelConfig
+from model.planning.flops import layernorms_per_layer
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def layers_per_stage(layers: int, stages: int) -> list[int]:
 def stage_parameters(config: ModelConfig, layout: Layout) -> list[int]:
     """Parameters that one GPU of each pipeline stage holds: sharded matrices divided, LayerNorms and row biases whole.
 
-    The tied embedding lies on the first stage and again on the last one, as head.
+    A tied embedding lies on the first stage and again on the last one, as head; one of its own is there in any case.
 
     Raises:
         ValueError: heads, feed-forward width or vocabulary do not divide by the tensor-parallel size.
@@ -93,9 +94,9 @@ def stage_parameters(config: ModelConfig, layout: Layout) -> list[int]:
         if size % tensor:
             raise ValueError(f"{name} {size} does not divide by tensor-parallel size {tensor}")
     sharded = 3 * hidden * hidden + 3 * hidden + hidden * hidden + 3 * hidden * inner + 2 * inner
-    layer = sharded // tensor + 2 * hidden + 4 * hidden  # two row-parallel biases, two LayerNorms
+    layer = sharded // tensor + 2 * hidden + 2 * hidden * layernorms_per_layer(config)  # two row-parallel biases, LayerNorms
     counts = [count * layer for count in layers_per_stage(config.layers, layout.pipeline)]
     embedding = config.vocabulary // tensor * hidden
-    counts[0] += embedding
-    counts[-1] += 2 * hidden + (embedding if layout.pipeline > 1 else 0)
+    counts[0] += embedding + (2 * hidden if config.embedding_norm else 0)
+    counts[-1] += 2 * hidden + (embedding if layout.pipeline > 1 or not config.tied_embeddings else 0)
     return counts

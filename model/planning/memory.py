@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from model.config import ModelConfig
 from model.cross_entropy import chunk_rows
+from model.planning.flops import layernorms_per_layer
 from model.planning.layout import Layout, layers_per_stage, stage_parameters
 
 OPTIMIZER_BYTES = 12  # a parameter's FP32 master weight and Adam's two FP32 moments
@@ -81,12 +82,14 @@ FUSED = Attention()
 def layer_activations(config: ModelConfig, positions: int, work: int, tensor: int, attention: Attention = FUSED) -> int:
     """Bytes that autograd keeps of one layer without checkpointing, for `positions` positions of `work` bytes a number.
 
-    Replicated: both LayerNorms' inputs and outputs, two FP32 statistics each, and a byte a number for each of two dropouts.
+    Replicated: the LayerNorms' inputs and two FP32 statistics each, the outputs of those before the sub-layers, and a byte a
+    number for each of two dropouts.
     Sharded: turned queries and keys, values and the attention's output, the up-projection, its GELU and their product.
     Attention by plain products adds the probabilities in FP32, and once more in working precision; fused kernels keep an FP32
     number a row, the whole projection, of which their values are a view, and their output once more where blocks are joined.
     """
-    replicated = 4 * config.hidden * work + 2 * 2 * 4 + (2 * config.hidden if config.dropout else 0)
+    norms = layernorms_per_layer(config)
+    replicated = (norms + 2) * config.hidden * work + norms * 2 * 4 + (2 * config.hidden if config.dropout else 0)
     values, outputs = (1, 1) if attention.scores else (3, 2)
     sharded = (2 + values + outputs) * config.hidden * work + 4 * config.ffn * work
     rows = config.heads * (config.max_sequence * (4 + work % 4) if attention.scores else 4)

@@ -230,7 +230,7 @@ class Engine:
         """What this rank's model has of a quantity, FP32 by parameter name, whatever ZeRO spread; a collective call.
 
         Args:
-            quantity: one of `QUANTITIES`; moments exist from the first step on.
+            quantity: one of `QUANTITIES`.
             wanted: names of the parameters to keep, or all.
             device: where the copies go, or None for where the model is.
 
@@ -241,6 +241,8 @@ class Engine:
 
         read = safe_get_full_fp32_param
         if quantity != "master":
+            if not self._optimizer.optimizer.state[self._flat()[0]]:  # no update yet: every FP16 gradient was out of range
+                self._begin_moments(0)
             self._link_moments()
             read = partial(safe_get_full_optimizer_state, optim_state_key=quantity)
         kept = {}
@@ -256,7 +258,7 @@ class Engine:
 
     def counters(self) -> dict[str, Any]:
         """What a state needs beside masters and moments: how many updates these have seen, and FP16's loss scale."""
-        counters: dict[str, Any] = {"updates": int(self._optimizer.optimizer.state[self._flat()[0]]["step"])}
+        counters: dict[str, Any] = {"updates": int(self._optimizer.optimizer.state[self._flat()[0]].get("step", 0))}
         if self._params.precision == "fp16":
             counters["loss_scaler"] = {name: getattr(self._optimizer.loss_scaler, name) for name in _SCALER}
         return counters
@@ -271,10 +273,7 @@ class Engine:
             steps: updates that the moments have seen.
             loss_scaler: as in `counters`.
         """
-        for flat in self._flat():
-            count = torch.full((), float(steps), device=flat.device)
-            moments = {name: torch.zeros_like(flat.data) for name in QUANTITIES[1:]}
-            self._optimizer.optimizer.state[flat] = {"step": count, **moments}
+        self._begin_moments(steps)
         self._link_moments()
         for quantity in QUANTITIES:
             for name, parameter in self.model.named_parameters():
@@ -282,6 +281,13 @@ class Engine:
         for name, value in (loss_scaler or {}).items():
             setattr(self._optimizer.loss_scaler, name, value)
         self._refresh()
+
+    def _begin_moments(self, steps: int) -> None:
+        """Moments of zero, which have seen so many updates."""
+        for flat in self._flat():
+            count = torch.full((), float(steps), device=flat.device)
+            moments = {name: torch.zeros_like(flat.data) for name in QUANTITIES[1:]}
+            self._optimizer.optimizer.state[flat] = {"step": count, **moments}
 
     def _link_moments(self) -> None:
         """Let parameters know their moments anew: DeepSpeed does so once, in the first step and before the second group's."""

@@ -69,6 +69,26 @@ def check_identity(state: TrainingState, steps: int, training: Mapping[str, Any]
     return facts
 
 
+def check_journal(journal: Journal, folder: Path, finished: int) -> None:
+    """Refuse to go on behind `finished` steps where journal and checkpoints do not tell of the same past.
+
+    A checkpoint's line is safe before the state behind it is there: without it, what a checkpoint saw would be lost unseen.
+
+    Raises:
+        StageError: a line, or the folder of a checkpoint, is missing.
+    """
+    told = set(journal.checkpoints())
+    there = {path.name for path in (folder / "checkpoints").glob("step-*")}
+    past = {name for name in told | there if int(name.removeprefix("step-")) <= finished}
+    for kind, lost in (("line", past - told), ("folder", past - there)):
+        if lost:
+            raise StageError(
+                f"the {kind} of {', '.join(sorted(lost))} is missing, but {finished} steps are finished",
+                file=folder / ("journal.jsonl" if kind == "line" else "checkpoints"),
+                remedy=f"restore it; or remove {folder}, and train from the start",
+            )
+
+
 def take_over(source: Path, folder: Path, training: Mapping[str, Any]) -> None:
     """Let the training in `folder`, which has no state yet, begin where the one in `source` stands.
 

@@ -28,6 +28,9 @@ class Architecture:
     query_key_layer_scaling: bool = False
     shrink_logit_gradient: bool = False
 
+    def __post_init__(self) -> None:
+        self.with_data(1, 1)  # refuses sizes that do not go together
+
     def with_data(self, vocabulary: int, max_sequence: int) -> ModelConfig:
         """The complete model settings."""
         return ModelConfig(**vars(self), vocabulary=vocabulary, max_sequence=max_sequence)
@@ -46,6 +49,15 @@ class Optimizer:
     eps: Annotated[float, Range(1e-12, 1e-2)]
     weight_decay: Annotated[float, Range(0.0, 1.0)]
     clip_norm: Annotated[float, Range(1e-6, 1e6)]
+
+    def __post_init__(self) -> None:
+        if self.min_lr > self.peak_lr:
+            raise ValueError(f"min_lr {self.min_lr} is above peak_lr {self.peak_lr}: the rate falls from one to the other")
+        if self.warmup_samples >= self.decay_samples:
+            raise ValueError(
+                f"warmup_samples {self.warmup_samples} must be less than decay_samples {self.decay_samples}: both count from "
+                "the first sample of the training"
+            )
 
     def schedule(self) -> LrSchedule:
         """Learning rate as a function of consumed samples."""
@@ -146,6 +158,7 @@ class Params:
                 raise ValueError(
                     f"batch sizes must be multiples of micro_batch * data_parallel = {unit}, found {size}: set {name} to one"
                 )
+        self._check_ramp()
         if self.validation is not None and self.validation.sequences % unit:
             raise ValueError(
                 f"validation.sequences must be a multiple of micro_batch * data_parallel = {unit}, "
@@ -153,6 +166,21 @@ class Params:
             )
         if self.stability is not None and (self.zero_stage == 3 or self.fp32_gradient_sums):
             raise ValueError("stability reads gradients of zero_stage 1 or 2, without fp32_gradient_sums; set it to null else")
+
+    def _check_ramp(self) -> None:
+        grown = self.batch_end - self.batch_start
+        if grown < 0:
+            raise ValueError(f"batch_end {self.batch_end} is less than batch_start {self.batch_start}: batches grow or stay")
+        if grown % self.batch_increment:
+            raise ValueError(
+                f"from batch_start {self.batch_start} to batch_end {self.batch_end} is no multiple of batch_increment "
+                f"{self.batch_increment}: set it to a divisor of {grown}"
+            )
+        if grown and not self.batch_ramp_samples:
+            raise ValueError(
+                f"batch_ramp_samples 0 leaves no room to grow from batch_start {self.batch_start} to batch_end "
+                f"{self.batch_end}: set these equal, or give the ramp samples"
+            )
 
     def shrink(self, step: int) -> float:
         """EGS's alpha in `step`, from 0."""

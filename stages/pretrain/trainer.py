@@ -16,6 +16,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ledger import LedgerError
 from ledger.journal import Journal, Segment
 from ledger.plan import DataPlan
 from model.checkpoint import CheckpointError, weights_file
@@ -28,7 +29,7 @@ from stages.pretrain import validation
 from stages.pretrain.anchors import Anchors
 from stages.pretrain.data import PackedSamples
 from stages.pretrain.engine import build_engine, prepare_environment, start_process_group
-from stages.pretrain.identity import check_identity, identity
+from stages.pretrain.identity import check_identity, check_journal, identity
 from stages.pretrain.logs import Logs, Row, watched
 from stages.pretrain.memory import shortage_explained
 from stages.pretrain.meters import Meters, Tracer, console
@@ -72,6 +73,8 @@ def train(rank: int, job: Job, group: Group | None = None) -> None:
     try:
         with shortage_explained(rank, job):
             Trainer(rank, job).run()
+    except LedgerError as error:
+        raise StageError(str(error), remedy=f"restore it; or remove {job.scratch}, and train from the start") from error
     finally:
         dist.destroy_process_group()
 
@@ -138,7 +141,8 @@ class Trainer:
             self._anchor(finished)
         elif origin := self.course.origin():
             self._load(Anchors(self.job.scratch).state, origin)
-        if self.rank == 0:
+        if self.journal is not None:
+            check_journal(self.journal, self.job.scratch, finished)
             self.state.clear_partial()
             clear_partial(self.job.scratch / "checkpoints")
         dist.barrier()

@@ -53,16 +53,29 @@ FOUR: dict[str, Case] = {
     "pipeline x data": ({"pipeline_parallel": 2, "data_parallel": 2}, {}),
 }  # fmt: skip
 
+RAMP: dict[str, Any] = {"batch_end": 8, "batch_ramp_samples": 1}
+GROWING: dict[str, Case] = {
+    "ZeRO-1, BF16 with FP32 sums": ({"data_parallel": 2, "precision": "bf16", "fp32_gradient_sums": True, **RAMP}, {}),
+    "ZeRO-2": ({"data_parallel": 2, "zero_stage": 2, **RAMP}, {}),
+    "ZeRO-3": ({"data_parallel": 2, "zero_stage": 3, **RAMP}, {}),
+    "pipeline": ({"pipeline_parallel": 2, **RAMP}, {}),
+}
 
-@pytest.mark.parametrize(("world", "cases"), [(2, TWO), (4, FOUR)], ids=["two processes", "four processes"])
+
+@pytest.mark.parametrize(
+    ("world", "cases"),
+    [(2, TWO), (4, FOUR), (2, GROWING)],
+    ids=["two processes", "four processes", "a batch that grows half-way"],
+)
 def test_plans_equal_the_plain_loop(world: int, cases: dict[str, Case], tmp_path: Path) -> None:
     runs = {name: (params(CLIP, **changes), model) for name, (changes, model) in cases.items()}
     by_rank = run_distributed(parallel_cases.run_cases, world, tmp_path, runs, timeout=240)
     truths: dict[tuple[str, bool], Trace] = {}
+    ramp = RAMP if cases is GROWING else {}
     problems: dict[str, list[str]] = {}
     for name, (settings, model) in runs.items():
         key = settings.precision, bool(model)
-        truth = truths.setdefault(key, truths.get(key) or plain(params(CLIP, precision=settings.precision), **model))
+        truth = truths.setdefault(key, truths.get(key) or plain(params(CLIP, precision=settings.precision, **ramp), **model))
         for rank in range(world):
             problems.setdefault(name, []).extend(
                 f"rank {rank}: {problem}" for problem in _differences(by_rank[rank][name], truth, settings.precision)

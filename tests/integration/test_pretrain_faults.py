@@ -6,6 +6,8 @@ import csv
 import json
 import random
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from ledger.journal import Journal
+from ledger.schedule import LrSchedule
 from tests.support import pretrain_faults as faults
 from tests.support.training import PRETRAIN, scratch_of, train_in_child, training_project, weights
 
@@ -68,6 +71,54 @@ def test_five_kills_one_after_the_other_leave_no_trace(undisturbed: Path, tmp_pa
     code, log = train_in_child(root)
     assert code == 0, log
     assert weights(root) == weights(undisturbed)
+
+
+def _first_line_torn(folder: Path) -> None:
+    file = folder / "journal.jsonl"
+    file.write_bytes(file.read_bytes()[:200])  # as a kill leaves the last line: that alone is no damage
+
+
+def _journal_edited(folder: Path) -> None:
+    file = folder / "journal.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace('"first_step":0', '"first_step":1'), encoding="utf-8")
+
+
+def _checkpoint_lost(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints/step-000010")
+
+
+def _rows_lost(folder: Path) -> None:
+    file = folder / "loss.csv"
+    file.write_bytes(file.read_bytes()[:500])
+
+
+def _log_garbled(folder: Path) -> None:
+    (folder / "loss.csv").write_bytes(b"step\n\xff\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_first_line_torn, r"the line of step-000010, step-000020, step-000024 is missing, but 24 steps are finished .*jour"),
+        (_journal_edited, r"journal\.jsonl, line 1: its hash is not that of its content"),
+        (_checkpoint_lost, r"the folder of step-000010 is missing, but 24 steps are finished"),
+        (_rows_lost, r"\d rows where 24 steps are finished: it was cut or edited .*loss\.csv"),
+        (_log_garbled, r"not the log of a training: .*loss\.csv"),
+    ],
+)
+def test_damage_to_what_lies_beside_a_state_is_refused_by_name(
+    undisturbed: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(undisturbed, root)
+    shutil.rmtree(root / "data/pretrain")
+    damage(scratch_of(root))
+    before = {file: file.read_bytes() for file in scratch_of(root).glob("*.csv")}
+    code, log = train_in_child(root)
+    assert code == 1, log
+    assert re.search(said + r".*Remedy: restore it; or remove ", log), log
+    assert "Traceback" not in log
+    assert {file: file.read_bytes() for file in before} == before, "rows that are there stay there"
 
 
 def test_validation_and_watch_leave_the_training_as_it_is(undisturbed: Path, tmp_path: Path) -> None:
@@ -147,5 +198,69 @@ def test_states_say_of_a_killed_return_where_it_stood(tmp_path: Path) -> None:
     last = (scratch_of(killed) / "journal.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     assert json.loads(last)["status"] == "abandoned"
     code, log = train_in_child(killed, faults.poison, *POISON)
+    assert code == 0, log
+    assert weights(killed) == weights(whole)
+
+
+def test_a_nan_sends_the_training_back_and_rate_and_alpha_are_lower_from_there_on(tmp_path: Path) -> None:
+    """What the engine is really given in each step, by the formulas; weights that a NaN spoilt are those of the state again."""
+    ramp = {"first_step": 2, "steps": 10, "end": 1.0}
+    rule = STABILITY | {"good_after": 1, "skip_before": 0, "skip_after": 0, "learning_rate_factor": 0.5, "shrink_factor": 0.25}
+    small = {"steps": 24, "batch_start": 4, "batch_end": 4, "micro_batch": 4, "batch_ramp_samples": 0, "rows": 120}
+    root = training_project(tmp_path, stability=rule, embedding_gradient_shrink_ramp=ramp, **small)
+    code, log = train_in_child(root, faults.rates_of_a_broken_training, tmp_path / "rates", 15)  # step 14, from 0
+    assert code == 0, log
+    journal = Journal.read(root / "data/pretrain/journal.jsonl")
+    (line,) = (segment for segment in journal.segments if segment.status == "abandoned")
+    assert (line.first_step, line.last_step) == (10, 14)
+    assert (line.settings["return_to"], line.settings["skip"]) == ("step-000010", [14, 14])
+    assert line.settings["cause"].startswith("step 14: loss nan")
+    assert journal.checkpoints()["step-000020"].settings["learning_rate_factor"] == 0.5
+
+    schedule = LrSchedule(3.0e-3, 1.0e-4, 16, 200)
+    expected = [
+        (schedule.at(4 * step) * factor, (0.1 + 0.9 * min(max((step - 2) / 10, 0.0), 1.0)) * shrink)
+        for steps, factor, shrink in ((range(15), 1.0, 1.0), ([*range(10, 14), *range(15, 24)], 0.5, 0.25))
+        for step in steps
+    ]
+    found = [tuple(map(float, row.split())) for row in (tmp_path / "rates").read_text(encoding="utf-8").splitlines()]
+    assert [asked for asked, _, _ in found] == pytest.approx([rate for rate, _ in expected])
+    assert [used for _, used, _ in found] == [asked for asked, _, _ in found]
+    assert [alpha for _, _, alpha in found] == pytest.approx([alpha for _, alpha in expected])
+    rows = rows_of(root)
+    assert [row["step"] for row in rows if not row["loss"]] == ["15"]
+    assert all(np.isfinite(float(row["loss"])) for row in rows if row["loss"])
+
+
+FP16: dict[str, Any] = {"model": PRETRAIN["model"] | {"dropout": 0.0}, "steps": 12}
+
+
+def test_fp16_learns_what_fp32_learns(tmp_path: Path) -> None:
+    full, half = (training_project(tmp_path / precision, **FP16, precision=precision) for precision in ("fp32", "fp16"))
+    code, log = train_in_child(full)
+    assert code == 0, log
+    code, log = train_in_child(half, faults.fp16_on_a_cpu, tmp_path / "scales")
+    assert code == 0, log
+    assert set((tmp_path / "scales").read_text(encoding="utf-8").split()) == {"65536"}
+    for mine, theirs in zip(rows_of(half), rows_of(full), strict=True):
+        assert float(mine["loss"]) == pytest.approx(float(theirs["loss"]), abs=5e-3)
+        assert float(mine["grad_norm"]) == pytest.approx(float(theirs["grad_norm"]), rel=0.02), "told without the loss scale"
+
+
+def test_fp16_leaves_out_updates_and_halves_its_scale_whether_it_is_killed_or_not(tmp_path: Path) -> None:
+    """Out of range in the first step, when there are no moments yet, and twice more, when the hysteresis is used up."""
+    overflows = (0, 4, 5)
+    whole, killed = (training_project(tmp_path / name, **FP16, precision="fp16", save_every=1) for name in ("whole", "killed"))
+    code, log = train_in_child(whole, faults.fp16_on_a_cpu, tmp_path / "scales", overflows)
+    assert code == 0, log
+    scales = (tmp_path / "scales").read_text(encoding="utf-8").split()
+    assert scales == ["65536"] * 5 + ["32768"] + ["16384"] * 6
+    assert [row["step"] for row in rows_of(whole) if row["grad_norm"] == "inf"] == ["1", "5", "6"]
+    facts = json.loads((scratch_of(whole) / "state/step-000000012/state.json").read_text(encoding="utf-8"))
+    assert (facts["updates"], facts["loss_scaler"]["cur_scale"]) == (9, 16_384)
+    for row in (3, 5):
+        code, log = train_in_child(killed, faults.fp16_on_a_cpu, tmp_path / "again", overflows, row)
+        assert code == -9, log
+    code, log = train_in_child(killed, faults.fp16_on_a_cpu, tmp_path / "again", overflows)
     assert code == 0, log
     assert weights(killed) == weights(whole)

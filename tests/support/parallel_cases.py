@@ -62,13 +62,18 @@ def config(settings: Params, **changes: Any) -> ModelConfig:
     return dataclasses.replace(settings.model.with_data(VOCABULARY, LENGTH), **changes)
 
 
-def batch_of(step: int) -> Batch:
-    """BATCH sequences with one to three blocks, padding, and very different numbers of targets."""
+def size_of(step: int, settings: Params) -> int:
+    """Sequences of a step: BATCH in the first half, `batch_end` from there on."""
+    return BATCH if step < STEPS // 2 else settings.batch_end
+
+
+def batch_of(step: int, size: int = BATCH) -> Batch:
+    """Sequences with one to three blocks, padding, and very different numbers of targets."""
     generator = torch.Generator().manual_seed(1_000 + step)
-    ids = torch.randint(8, VOCABULARY, (BATCH, LENGTH), generator=generator)
-    targets = torch.full((BATCH, LENGTH), -1)
-    starts, contexts = torch.full((BATCH, 4), LENGTH), torch.zeros(BATCH, 3, dtype=torch.int64)
-    for row in range(BATCH):
+    ids = torch.randint(8, VOCABULARY, (size, LENGTH), generator=generator)
+    targets = torch.full((size, LENGTH), -1)
+    starts, contexts = torch.full((size, 4), LENGTH), torch.zeros(size, 3, dtype=torch.int64)
+    for row in range(size):
         ends = [0, *((LENGTH - 4) * (block + 1) // (row % 3 + 1) for block in range(row % 3 + 1))]
         ends += [ends[-1]] * (4 - len(ends))
         starts[row] = torch.tensor(ends)
@@ -78,7 +83,7 @@ def batch_of(step: int) -> Batch:
             context = (end - first) * (2 if row % 2 else 5) // 6
             contexts[row, block] = context
             targets[row, first + context : end] = torch.randint(8, VOCABULARY, (end - first - context,), generator=generator)
-    return Batch(ids, targets, torch.arange(LENGTH).repeat(BATCH, 1), starts, contexts)
+    return Batch(ids, targets, torch.arange(LENGTH).repeat(size, 1), starts, contexts)
 
 
 def rows(batch: Batch, chosen: Any) -> Batch:
@@ -105,11 +110,12 @@ def plain(settings: Params, **changes: Any) -> Trace:
     optimizer = torch.optim.AdamW(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
     losses, norms = [], []
     for step in range(STEPS):
-        batch, loss = batch_of(step), 0.0
-        for row in range(BATCH):
+        size, loss = size_of(step, settings), 0.0
+        batch = batch_of(step, size)
+        for row in range(size):
             one, *_ = model(rows(batch, slice(row, row + 1)))
-            (one / BATCH).backward()
-            loss += float(one.detach()) / BATCH
+            (one / size).backward()
+            loss += float(one.detach()) / size
         for name, weight in model.named_parameters():
             assert weight.grad is not None
             masters[name].grad, weight.grad = weight.grad.float(), None
@@ -154,8 +160,9 @@ def by_plan(rank: int, settings: Params, **changes: Any) -> Trace:
 def _steps(engine: Engine, settings: Params, steps: range) -> tuple[list[float], list[float]]:
     losses, norms = [], []
     for step in steps:
-        mine = torch.arange(BATCH).view(-1, settings.data_parallel, settings.micro_batch)[:, engine.place.data]
-        batch = batch_of(step)
+        size = size_of(step, settings)
+        mine = torch.arange(size).view(-1, settings.data_parallel, settings.micro_batch)[:, engine.place.data]
+        batch = batch_of(step, size)
         outputs = engine.train_step([rows(batch, micro) for micro in mine], learning_rate(step, settings))
         meter = torch.tensor([sum(float(loss) for loss, *_ in outputs), float(len(outputs))], dtype=torch.float64)
         total, count = engine.total(meter).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,60 @@ def spike(first: int, last: int) -> None:
 
     Trainer._step = step  # type: ignore[method-assign, assignment]
     Engine.gradient_norm = lambda self: 1e9 if first <= now <= last else norm_of(self)  # type: ignore[method-assign]
+
+
+def note_rates(file: Path) -> None:
+    """Append a line for each call of the engine: its learning rate, that of its optimizer's groups, and the model's alpha."""
+    from stages.pretrain.engine import Engine
+
+    train_step = Engine.train_step
+
+    def noted(self: Engine, micro_batches: Any, lr: float) -> Any:
+        outputs = train_step(self, micro_batches, lr)
+        (used,) = {group["lr"] for group in self._optimizer.param_groups}
+        with file.open("a", encoding="utf-8") as out:
+            out.write(f"{lr!r} {used!r} {self.model.embedding_gradient_shrink!r}\n")
+        return outputs
+
+    Engine.train_step = noted  # type: ignore[method-assign]
+
+
+def rates_of_a_broken_training(file: Path, call: int) -> None:
+    """`note_rates`, and the `call`-th loss is NaN."""
+    note_rates(file)
+    not_a_number(call)
+
+
+def fp16_on_a_cpu(scales: Path, overflows: Sequence[int] = (), kill_at_row: int | None = None) -> None:
+    """FP16 where DeepSpeed does not offer it (torch computes in it all the same); writes down the loss scale of each step.
+
+    Gradients of the steps `overflows`, from 0, are not finite; the losses are.
+    """
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    from model.glm import GLM
+    from stages.pretrain.trainer import Trainer
+
+    type(get_accelerator()).is_fp16_supported = lambda self: True
+    now = -1
+    step_of, forward = Trainer._step, GLM.forward
+
+    def step(self: Trainer, number: int) -> Any:
+        nonlocal now
+        now = number
+        with scales.open("a", encoding="utf-8") as out:
+            out.write(f"{self.engine._optimizer.loss_scale:g}\n")
+        return step_of(self, number)
+
+    def broken(self: GLM, batch: Batch) -> Any:
+        loss, losses_T, where_T = forward(self, batch)
+        return loss + torch.sqrt(loss * 0) if now in overflows else loss, losses_T, where_T
+
+    Trainer._step = step  # type: ignore[method-assign, assignment]
+    GLM.forward = broken  # type: ignore[method-assign]
+    if kill_at_row is not None:
+        kill_at("row", kill_at_row)
 
 
 def tee(folder: Path) -> None:

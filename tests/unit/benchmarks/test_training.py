@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import _loss_memory, _training_gpu, _training_plan, _training_speed
+from benchmarks import _loss_memory, _training_gpu, _training_plan, _training_speed, training
 from benchmarks._loss_memory import Case, Spent
 from benchmarks._training_gpu import Size
 from benchmarks._training_peers import CausalGPT, of_equal_size
@@ -134,6 +137,17 @@ def test_where_there_is_no_gpu_the_section_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (row,) = _training_gpu.rows(TrainingBench(1, _quiet))
     assert (row.ours, row.note, row.verdict) == (None, "no GPU here: nothing was measured", "")
+
+
+def test_every_section_of_the_help_can_be_asked_for_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.findall(r"^    (\w+)  ", training.__doc__ or "", re.MULTILINE) == list(SECTIONS)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["training.py", "--only", "gpu", "--json"])
+    assert training.main() == 0, "what cannot be measured here is no miss"
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["section"], row["note"]) == ("gpu", "no GPU here: nothing was measured")
 
 
 @pytest.mark.slow

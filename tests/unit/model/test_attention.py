@@ -15,6 +15,10 @@ from model import attention
 from model.attention import Explicit, Masked, Prefix, Situation, Varlen, attention_mask, blocks, choose, prepare
 from model.config import ModelConfig
 from model.glm import GLM, Batch, initialise
+from model.parallel.collectives import TensorGroup
+from model.parallel.parallelize import blocks as parallel_blocks
+from model.parallel.parallelize import stage_model
+from model.parallel.plan import ParallelPlan
 from tests.support.glm_batches import VOCABULARY, packed
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -127,6 +131,23 @@ def test_query_key_layer_scaling_keeps_fp16_scores_finite() -> None:
     attend = Explicit(torch.zeros(1, 1, 2, 2, dtype=torch.float16))
     assert attend(q, k, v, 0.0).isnan().all()
     assert attend(q, k, v, 0.0, layer=70.0)[0, 0, 0, 0] == 2.0
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [(True, [1.0, 2.0, 3.0]), (False, [1.0, 1.0, 1.0])])
+def test_every_layer_scales_by_its_own_number(scaling: bool, expected: list[float]) -> None:
+    """In exact arithmetic nobody would see it missing; on a pipeline stage the numbers are those of the whole model."""
+    config = ModelConfig(3, 32, 2, 48, VOCABULARY, 64, query_key_layer_scaling=scaling)
+    found: list[float] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, layer: float = 1.0) -> Tensor:
+        found.append(layer)
+        return v
+
+    plan = ParallelPlan(pipeline=3)
+    for model in [GLM(config), *(stage_model(config, plan, stage, TensorGroup()) for stage in range(3))]:
+        for block in parallel_blocks(model):
+            block.to_empty(device="cpu")(torch.zeros(1, 4, 32), attend, GLM(config).rotary(torch.arange(4)[None]))
+    assert found == expected * 2
 
 
 def test_blocks_cover_every_row_once_with_padding_as_targets() -> None:

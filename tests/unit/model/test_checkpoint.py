@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -23,8 +24,8 @@ from model.checkpoint import (
     read_tensors,
     write_checkpoint,
 )
-from model.checkpoint.convert import MANIFEST, QUANTITIES, STATE, convert, verify
-from model.checkpoint.folder import new_folder, publish
+from model.checkpoint.convert import QUANTITIES, STATE, convert, verify
+from model.checkpoint.folder import MANIFEST, new_folder, publish
 from model.checkpoint.shards import from_json, to_json, write_index, write_shards
 from model.checkpoint_cli import app
 from model.config import ModelConfig
@@ -154,6 +155,26 @@ def test_a_damaged_index_is_refused(single: Path, tmp_path: Path) -> None:
     (parts / INDEX).unlink()
     with pytest.raises(CheckpointError, match=r"no such file"):
         verify(parts)
+
+
+@pytest.mark.parametrize("form", ["one file", "shards"])
+def test_weights_other_than_the_manifest_names_are_read_by_nobody(single: Path, tmp_path: Path, form: str) -> None:
+    """One file has no index with digests: a bit of it that is turned gives numbers as good as any."""
+    folder, file = single, single / WEIGHTS
+    if form == "shards":
+        convert(single, tmp_path / "parts", 2)
+        folder, file = tmp_path / "parts", tmp_path / "parts" / INDEX
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps({"weights_sha256": digest}))
+    assert read_model(folder)
+    file.write_bytes(file.read_bytes() + b"\n") if form == "shards" else _alter(file)
+    for use in (read_model, verify, lambda folder: convert(folder, tmp_path / "target", 1)):
+        with pytest.raises(CheckpointError, match=f"{file.name}: altered: SHA-256 .* manifest.json has {digest}. Remedy: "):
+            use(folder)
+    assert not (tmp_path / "target").exists()
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(CheckpointError, match=r"manifest\.json: names no SHA-256 of the weights"):
+        read_model(folder)
 
 
 def test_names_shapes_and_the_manifest_are_compared(single: Path) -> None:

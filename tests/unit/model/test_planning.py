@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.attention import Explicit
-from model.config import GLM_130B, ModelConfig
+from model.config import GLM_130B, NORMS, ModelConfig
 from model.glm import GLM, Block
 from model.parallel.collectives import TensorGroup
 from model.parallel.parallelize import stage_model
@@ -19,17 +19,36 @@ from model.planning.layout import Layout, layers_per_stage, stage_parameters
 
 PUBLISHED = Layout(tensor=4, pipeline=8, data=24, micro_batch=1)
 MATRICES = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
-NORMS = ("input_layernorm", "post_attention_layernorm")
-BLOCK = [f"layers.0.{part}.{kind}" for part in (*MATRICES, *NORMS) for kind in ("weight", "bias")]
+LAYERNORMS = ("input_layernorm", "post_attention_layernorm")
+BLOCK = [f"layers.0.{part}.{kind}" for part in (*MATRICES, *LAYERNORMS) for kind in ("weight", "bias")]
 SMALL = ModelConfig(layers=3, hidden=64, heads=4, ffn=160, vocabulary=384, max_sequence=48)
 
 
-@pytest.mark.parametrize("config", [SMALL, GLM_130B, dataclasses.replace(SMALL, layers=1, heads=2, ffn=32)])
+VARIANTS = [dataclasses.replace(SMALL, norm=norm) for norm in NORMS] + [
+    dataclasses.replace(SMALL, norm="pre", embedding_norm=True),
+    dataclasses.replace(SMALL, tied_embeddings=False),
+]
+
+
+@pytest.mark.parametrize("config", [*VARIANTS, GLM_130B, dataclasses.replace(SMALL, layers=1, heads=2, ffn=32)])
 def test_parameters_are_those_of_the_model_that_is_built(config: ModelConfig) -> None:
     with torch.device("meta"):
         built = sum(parameter.numel() for parameter in GLM(config).parameters())
     assert flops.parameters(config) == built
     assert stage_parameters(config, Layout(1, 1, 1, 1)) == [built]
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_parameters_of_every_stage_are_those_that_are_built(config: ModelConfig) -> None:
+    plan, layout = ParallelPlan(2, 3), Layout(2, 3, 1, 1)
+    for stage, planned in enumerate(stage_parameters(config, layout)):
+        shard = stage_model(config, plan, stage, TensorGroup(1, 2))
+        assert sum(parameter.numel() for parameter in shard.parameters()) == planned
+
+
+def test_an_embedding_that_is_not_the_head_costs_no_flops() -> None:
+    untied = dataclasses.replace(SMALL, tied_embeddings=False)
+    assert flops.model_flops_per_token(untied) == flops.model_flops_per_token(SMALL)
 
 
 @pytest.mark.parametrize(("batch", "seconds", "tflops"), [(4224, 88.5, 134.15), (6144, 122.5, 140.97)])
@@ -96,11 +115,13 @@ def test_what_does_not_fit_is_refused_with_the_reason(layout: object, reason: st
         layout()
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_of_a_layer_are_what_autograd_keeps(dtype: torch.dtype) -> None:
+def test_activations_of_a_layer_are_what_autograd_keeps(dtype: torch.dtype, norm: str) -> None:
     """Every tensor that the layer's graph saves is counted once by its storage, weights and shared tables left out."""
     torch.manual_seed(0)
-    layer, tables = Block(SMALL, number=1).to(dtype), GLM(SMALL).rotary
+    config = dataclasses.replace(SMALL, norm=norm)
+    layer, tables = Block(config, number=1).to(dtype), GLM(SMALL).rotary
     positions = torch.arange(SMALL.max_sequence).repeat(2, 1)
     rotary = tables(positions)
     mask = torch.zeros(2, 1, SMALL.max_sequence, SMALL.max_sequence, dtype=dtype)
@@ -116,7 +137,7 @@ def test_activations_of_a_layer_are_what_autograd_keeps(dtype: torch.dtype) -> N
     x = torch.randn(2, SMALL.max_sequence, SMALL.hidden, dtype=dtype, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         out = layer(x, Explicit(mask), rotary)
-    estimate = memory.layer_activations(SMALL, positions.numel(), dtype.itemsize, 1, memory.Attention(scores=True))
+    estimate = memory.layer_activations(config, positions.numel(), dtype.itemsize, 1, memory.Attention(scores=True))
     assert sum(kept.values()) == pytest.approx(estimate, rel=0.02)
     assert out.shape == x.shape
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from model.glm import GLM
 from model.parallel.plan import PlanError
 from stages._params import ParamsError
 from stages.pretrain.deepspeed_config import deepspeed_config
-from stages.pretrain.engine import check_machine
-from tests.support.parallel_cases import params
+from stages.pretrain.engine import check_machine, parameter_groups
+from tests.support.parallel_cases import config, params
 from tests.support.training import run_stage, training_project
 
 ROOT = Path(__file__).parents[3]
@@ -55,11 +56,11 @@ def test_fp16_is_refused_where_the_machine_does_not_compute_in_it(monkeypatch: p
 
 
 def test_every_default_that_changed_between_releases_is_written_out() -> None:
-    config = deepspeed_config(params(0.5, zero_stage=2, precision="bf16"), 4_000_000)
-    assert config["gradient_clipping"] == 0.5
-    assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 4_000_000}
-    assert config["bf16"]["enabled"] and not config["fp16"]["enabled"]
-    assert config["pipeline"] == {"use_reentrant": False, "activation_checkpoint_interval": 0}
+    written = deepspeed_config(params(0.5, zero_stage=2, precision="bf16"), 4_000_000)
+    assert written["gradient_clipping"] == 0.5
+    assert written["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 4_000_000}
+    assert written["bf16"]["enabled"] and not written["fp16"]["enabled"]
+    assert written["pipeline"] == {"use_reentrant": False, "activation_checkpoint_interval": 0}
     scale = deepspeed_config(params(0.5, precision="fp16"), 10**12)["fp16"]
     assert (scale["enabled"], 2 ** scale["initial_scale_power"], scale["loss_scale_window"]) == (True, 65_536, 200)
 
@@ -69,6 +70,36 @@ def test_the_switch_against_the_shared_memory_op_is_still_there() -> None:
     import deepspeed
 
     assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
+
+
+def test_matrices_and_embeddings_decay_and_nothing_else() -> None:
+    """Facts 4.1: not LayerNorms, not biases; every parameter is in one of the groups."""
+    model = GLM(config(params(1.0), tied_embeddings=False, embedding_norm=True, norm="sandwich"))
+    decayed, plain = parameter_groups(model, 0.1)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(parameter)].removeprefix("layers.0.") for parameter in decayed["params"]} >= {
+        "word_embeddings.weight", "head.weight", "attention.query_key_value.weight", "attention.dense.weight",
+        "mlp.dense_h_to_4h.weight", "mlp.dense_4h_to_h.weight",
+    }  # fmt: skip
+    assert {parameter.ndim for parameter in decayed["params"]} == {2}
+    assert {parameter.ndim for parameter in plain["params"]} == {1}
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+READERS_OF_PICKLES = {"torch.load", "np.load", "numpy.load", "joblib.load", "pd.read_pickle"}
+
+
+def test_nothing_that_trains_or_reads_checkpoints_can_unpickle() -> None:
+    for room in ("model", "ledger", "stages/pretrain", "stages/quantize", "stages/evaluate"):
+        for file in [*(ROOT / room).rglob("*.py"), *(ROOT / "stages").glob(f"{Path(room).name}.py")]:
+            text = file.read_text(encoding="utf-8")
+            tree = ast.parse(text)
+            imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+            imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            assert not imported & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}, file
+            called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            assert not called & READERS_OF_PICKLES, file
 
 
 def test_deepspeed_is_imported_in_two_corners_alone() -> None:

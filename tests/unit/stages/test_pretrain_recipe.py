@@ -12,12 +12,13 @@ import pytest
 from model.attention import BACKENDS
 from model.parallel.plan import PlanError
 from model.tokenizer import SPECIAL
-from stages._params import ParamsError
+from stages._params import ParamsError, parse
 from stages._runner import StageError
 from stages.pretrain.attention import check_attention
-from stages.pretrain.settings import ATTENTION
+from stages.pretrain.settings import ATTENTION, Params
 from stages.pretrain.validation import held_out
 from tests.support.parallel_cases import config, params
+from tests.support.training import PRETRAIN
 
 STABILITY = {
     "window": 128, "sigmas": 6.0, "consecutive": 2, "good_after": 20, "skip_before": 10, "skip_after": 200,
@@ -50,11 +51,28 @@ def test_attention_backends_are_those_of_the_model_and_one_that_cannot_run_is_re
         ({"stability": STABILITY, "zero_stage": 3}, "stability reads gradients of zero_stage 1 or 2"),
         ({"stability": STABILITY | {"window": 2}}, r"stability\.window: 2 is not allowed"),
         ({"attention": "flash"}, "attention: 'flash' is not allowed"),
+        ({"batch_end": 2}, r"^test: batch_end 2 is less than batch_start 4"),
+        ({"batch_end": 10}, r"from batch_start 4 to batch_end 10 is no multiple of batch_increment 4: set it to a div"),
+        ({"batch_end": 8}, r"batch_ramp_samples 0 leaves no room to grow from batch_start 4 to batch_end 8: set these equal"),
+        ({"model": PRETRAIN["model"] | {"hidden": 33}}, r"^test\.model: hidden 33 must be an even multiple of heads 2"),
     ],
 )
 def test_what_cannot_be_right_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         params(1.0, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min_lr": 0.5}, r"^pretrain\.optimizer: min_lr 0\.5 is above peak_lr 0\.003"),
+        ({"warmup_samples": 200}, r"^pretrain\.optimizer: warmup_samples 200 must be less than decay_samples 200"),
+    ],
+)
+def test_a_rate_that_cannot_be_scheduled_is_refused_with_the_parameters(changes: dict[str, float], message: str) -> None:
+    """Not first by the ranks, behind minutes of building what is never used."""
+    with pytest.raises(ParamsError, match=message):
+        parse(Params, PRETRAIN | {"optimizer": PRETRAIN["optimizer"] | changes}, "pretrain")
 
 
 def shards(folder: Path, *counts: int) -> Path:
