@@ -124,6 +124,7 @@ def _spend(size: dict[str, Any], device: str, steps: int, threads: int) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         prepare_environment(Path(folder))
         start_process_group(0, 1, Path(folder) / "rendezvous")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         engine = build_engine(config, params, 0)
         gpt = CausalGPT(of_equal_size(config)).to(device)
         loss = torch.compile(gpt.loss, dynamic=False)  # the model and its loss in one graph, as a fast loop has them
@@ -132,7 +133,8 @@ def _spend(size: dict[str, Any], device: str, steps: int, threads: int) -> dict[
         seconds: list[list[float]] = [[], []]
         for _ in range(WARM + steps):
             batches = [_batch(config, shape.micro_batch, generator) for _ in range(MICRO_BATCHES)]
-            for loop, spent in zip(loops, seconds, strict=True):
+            for loop, spent, deterministic in zip(loops, seconds, (True, False), strict=True):
+                torch.use_deterministic_algorithms(deterministic)  # as the stage trains; the peer takes its fastest kernels
                 started = time.perf_counter()
                 loop(batches)
                 if cuda:

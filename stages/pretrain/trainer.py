@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -189,7 +190,7 @@ class Trainer:
         meter = torch.zeros(2 + 2 * 3, dtype=torch.float64)
         with self.meters.watch.part("data"):
             batches = [self.samples.batch(micro) for micro in mine]
-        with self.meters.watch.part("forward_backward"):
+        with self.meters.watch.part("forward_backward"), _lost_scale_explained(step):
             losses = self.engine.train_step(batches, self._lr(step))
         for (loss, losses_T, where_T), micro in zip(losses, mine[: len(losses)], strict=True):  # some ranks have none
             meter += _measure(loss, losses_T, where_T, self.samples.kinds(micro), self.samples.length)
@@ -356,6 +357,20 @@ def _check_finite(row: Row, step: int, precision: str) -> None:
             remedy="it is not the learning rate: try pretrain.precision: fp32, and look at the packed samples in data/validate",
         )
     raise StageError(f"{broken} at step {step}", remedy="lower pretrain.optimizer.peak_lr or lengthen its warm-up")
+
+
+@contextmanager
+def _lost_scale_explained(step: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # DeepSpeed has no class of its own for it
+        if "loss scale already at minimum" not in str(error):
+            raise
+        raise StageError(
+            f"FP16 gradients are not finite at step {step}, with the least loss scale as with all before it",
+            remedy="set pretrain.precision to bf16, or lower pretrain.optimizer.peak_lr or lengthen its warm-up; "
+            "a rerun goes on from the newest state",
+        ) from error
 
 
 def _rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:

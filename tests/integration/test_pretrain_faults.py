@@ -264,3 +264,14 @@ def test_fp16_leaves_out_updates_and_halves_its_scale_whether_it_is_killed_or_no
     code, log = train_in_child(killed, faults.fp16_on_a_cpu, tmp_path / "again", overflows)
     assert code == 0, log
     assert weights(killed) == weights(whole)
+
+
+def test_fp16_that_never_comes_into_range_ends_with_a_sentence(tmp_path: Path) -> None:
+    """From 2^16 on, one overflow is forgiven and sixteen halve the scale; the next has nothing left to halve."""
+    root = training_project(tmp_path / "project", **FP16 | {"steps": 20}, precision="fp16")
+    code, log = train_in_child(root, faults.fp16_on_a_cpu, tmp_path / "scales", range(20))
+    assert code == 1
+    assert "FP16 gradients are not finite at step 17, with the least loss scale" in log
+    assert "Remedy: set pretrain.precision to bf16" in log
+    assert (tmp_path / "scales").read_text(encoding="utf-8").split()[-1] == "1"
+    assert not (root / "data/pretrain").exists()
