@@ -64,9 +64,14 @@ def read_batches(file: str | Path, columns: list[str] | None = None, rows: int =
     """The record batches of one Parquet table.
 
     Raises:
-        StageError: it is damaged or cut short.
+        StageError: it is damaged or cut short, or has not all of the columns.
     """
     with opened(file) as table:
+        missing = set(columns or ()).difference(table.schema_arrow.names)
+        if missing:
+            raise StageError(
+                f"there is no column {min(missing)!r}", file=_shown(file), remedy="run `dvc repro`, which makes it anew"
+            )
         yield from table.iter_batches(rows, columns=columns, use_threads=False)  # shards are what runs in parallel
 
 

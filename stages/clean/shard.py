@@ -83,7 +83,7 @@ def find_recurring(task: RangeTask) -> int:
 def clean_shard(task: CleanTask) -> dict[str, Any]:
     """Write the kept documents, the drops and the samples of a shard, and return what was counted."""
     cleaner = Cleaner(task.params, *boilerplate.read_counts(task.recurring))
-    batches = (cleaner.clean(batch) for batch in _documents.read_batches(task.shard, rows=BATCH))
+    batches = (cleaner.clean(batch) for batch in _documents.read_batches(task.shard, _documents.SCHEMA.names, BATCH))
     _documents.write_batches(task.documents, _documents.SCHEMA, _grouped(batches))
     _documents.write_table(task.drops, DROPS, cleaner.drops)
     _documents.write_table(task.samples, SCHEMA, cleaner.samples.table())

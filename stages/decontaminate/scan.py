@@ -103,7 +103,7 @@ TRAIN, HELDOUT_SIDE, REMOVED, TAKEN_DOWN = 0, 1, 2, 3
 def side_batches(shard: str, side: NDArray[np.int8], wanted: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     """A shard's documents whose side is `wanted`, in batches; a column `row` names their rows, unless all columns are read."""
     start = 0
-    for batch in _documents.read_batches(shard, columns):
+    for batch in _documents.read_batches(shard, columns or _documents.SCHEMA.names):
         rows = start + np.flatnonzero(side[start : start + len(batch)] == wanted)
         taken = batch if len(rows) == len(batch) else batch.take(pa.array(rows - start))
         start += len(batch)

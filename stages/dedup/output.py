@@ -41,7 +41,7 @@ def write_survivors(task: WriteTask) -> dict[str, dict[str, int]]:
 
     def survivors() -> Iterator[pa.RecordBatch]:
         start = task.start
-        for batch in _documents.read_batches(task.shard):
+        for batch in _documents.read_batches(task.shard, _documents.SCHEMA.names):
             low, high = np.searchsorted(numbers, [start, start + len(batch)])
             staying = np.ones(len(batch), bool)
             staying[numbers[low:high] - start] = False

@@ -106,7 +106,7 @@ def cut_passages(task: CutTask) -> dict[str, int]:
 
     def left() -> Iterator[pa.RecordBatch]:
         passages = 0
-        for batch in _documents.read_batches(task.shard):
+        for batch in _documents.read_batches(task.shard, _documents.SCHEMA.names):
             texts, owners = _split(batch["text"], task.params)
             low, high = np.searchsorted(numbers, [passages, passages + len(texts)])
             gone = numbers[low:high] - passages

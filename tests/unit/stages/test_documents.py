@@ -50,6 +50,16 @@ def test_a_shard_cut_short_is_named(tmp_path: Path, keep: int, monkeypatch: pyte
             list(read(file))
 
 
+def test_a_column_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "data/clean/documents/a.parquet"
+    _documents.write_shard(file, [document(1)])
+    pq.write_table(pq.read_table(file).drop_columns(["lang", "source"]), file)
+    with pytest.raises(StageError, match=r"there is no column 'lang' \(file data/clean/documents/a\.parquet\)\. Remedy: run"):
+        list(_documents.read_batches(file, ["doc_id", "source", "lang"]))
+    assert len(list(_documents.read_batches(file, ["doc_id", "text"]))) == 1
+
+
 def test_what_the_system_refuses_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(_documents.read_shard(tmp_path / "a.parquet"))
