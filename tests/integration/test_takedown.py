@@ -52,6 +52,7 @@ def documents(root: Path, folder: str, column: str = "url") -> list[str]:
     return ds.dataset(root / folder, format="parquet").to_table(columns=[column])[column].to_pylist()
 
 
+@pytest.mark.longest
 def test_five_near_copies_vanish(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with Registry() as registry:
         for name, value in registry.environment().items():
